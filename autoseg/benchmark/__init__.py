@@ -1,0 +1,1 @@
+"""Public challenge datasets, end to end."""

@@ -1,0 +1,1 @@
+"""What every module may use: errors, artefacts, paths, geometry, labels, seeds, progress."""

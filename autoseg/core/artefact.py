@@ -1,0 +1,116 @@
+"""Typed artefacts: immutable, validated records that the stages hand to each other as readable JSON."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from autoseg.core.errors import ArtefactError
+
+
+class Record(BaseModel):
+    """A frozen part of an artefact; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Artefact(Record):
+    """The result of a stage, saved as JSON with a schema version and the digests of what it was made from.
+
+    A subclass raises `current_version` whenever its JSON changes meaning, so that an old file is refused by name instead
+    of being misread.
+    """
+
+    current_version: ClassVar[int] = 1
+
+    schema_version: int = 1
+    made_from: dict[str, str] = {}
+    """Digest of each input, by its name."""
+
+    def digest(self) -> str:
+        """Return 16 hexadecimal digits of the SHA-256 of the content; equal content gives equal digits."""
+        return digest_of(self.model_dump(mode="json"))
+
+    def save(self, path: Path) -> None:
+        """Write the artefact to `path`, whole or not at all."""
+        document = {**self.model_dump(mode="json"), "schema_version": self.current_version}
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read an artefact.
+
+        Raises:
+            ArtefactError: If the file is missing, not JSON, of another schema version, or breaks the schema.
+        """
+        name = cls.__name__
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ArtefactError(
+                f"{path}: a {name} must be there, found no file. Run the stage that writes it."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise ArtefactError(
+                f"{path}: must be readable JSON, got: {error}. Delete it and rerun its stage."
+            ) from None
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if version != cls.current_version:
+            raise ArtefactError(
+                f"{path}: schema version must be {cls.current_version}, got {version}. Rerun the stage that wrote it."
+            )
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the document"
+            raise ArtefactError(
+                f"{path}: {where} must fit the {name} schema, got: {first['msg']}. Delete it and rerun its stage."
+            ) from None
+
+
+def digest_of(document: object) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of a JSON-able value, independent of the order of keys."""
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def digest_of_file(path: Path) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to, and move it over `path` once the block ends without an error.
+
+    The temporary name keeps the suffixes of `path`, for libraries that choose a format by suffix. The bytes are on the
+    disk before the move, so that a crash leaves the old file or the new one, never half of one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffixes = "".join(path.suffixes[-2:])
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=suffixes)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o666 & ~_current_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,85 @@
+"""Label maps: any integer values in files, consecutive class indices for the network."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.core.artefact import Record
+
+
+class LabelClass(Record):
+    """A class: its name and its value in label files."""
+
+    name: str
+    value: int
+
+
+class Labels(Record):
+    """The classes of a dataset; index 0 is the background, the rest follows in ascending value.
+
+    Class indices, 0 to `num_classes` - 1, are what networks, losses and metrics see. Values are what files hold.
+    """
+
+    classes: tuple[LabelClass, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included."""
+        return len(self.classes)
+
+    @property
+    def foreground(self) -> tuple[LabelClass, ...]:
+        """All classes but the background, in the order of their indices."""
+        return self.classes[1:]
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Value of each class index."""
+        return tuple(label.value for label in self.classes)
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Smallest integer type that holds every value."""
+        lowest, highest = min(self.values), max(self.values)
+        return np.promote_types(np.min_scalar_type(lowest), np.min_scalar_type(highest))
+
+    def undeclared(self, values: NDArray[np.generic]) -> tuple[float, ...]:
+        """Return the distinct entries of an array that are no value of a class, in ascending order."""
+        present = np.unique(values)
+        return tuple(float(value) for value in present[~np.isin(present, self.values)])
+
+    def to_indices(self, values: NDArray[np.generic]) -> NDArray[np.uint16]:
+        """Return the class index of every voxel.
+
+        Args:
+            values: Label values as in files, any shape, any numeric type.
+
+        Raises:
+            ValueError: If a value belongs to no class.
+        """
+        if unknown := self.undeclared(values):
+            raise ValueError(f"label values must be among {self.values}, got {unknown}")
+        order = np.argsort(self.values)
+        place = np.searchsorted(np.asarray(self.values)[order], values)
+        return order[place].astype(np.uint16)
+
+    def to_values(self, indices: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Return the file value of every class index, in the smallest type that holds all values."""
+        table: NDArray[np.integer] = np.asarray(self.values).astype(self.dtype)
+        return table[indices]
+
+
+def declare_labels(names: dict[int, str]) -> Labels:
+    """Return the labels for names by value; value 0, or else the class named background, becomes index 0.
+
+    A background that is not declared is added with value 0.
+
+    Raises:
+        ValueError: If two classes share a name.
+    """
+    named = dict(names)
+    background = next((value for value, name in named.items() if name.lower() == "background"), 0)
+    background_name = named.pop(background, "background")
+    if len(set(names.values())) != len(names):
+        raise ValueError(f"class names must differ, got {sorted(names.values())}")
+    foreground = tuple(LabelClass(name=named[value], value=value) for value in sorted(named))
+    return Labels(classes=(LabelClass(name=background_name, value=background), *foreground))

@@ -1,0 +1,92 @@
+"""Where everything lies on disk: the one home of every path inside a workspace."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_WORKSPACE = Path("autoseg_work")
+
+
+@dataclass(frozen=True)
+class FoldFolder:
+    """The folder of one training: one configuration, one fold."""
+
+    root: Path
+
+    @property
+    def weights(self) -> Path:
+        """Weights of the finished training, for prediction (safetensors)."""
+        return self.root / "best.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """State from which a broken-off training goes on."""
+        return self.root / "last.checkpoint"
+
+    @property
+    def history(self) -> Path:
+        """One row per epoch."""
+        return self.root / "history.csv"
+
+    @property
+    def record(self) -> Path:
+        """The `TrainingRecord` of the finished training."""
+        return self.root / "training.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held while a training runs here."""
+        return self.root / "training.lock"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder that holds all that autoseg makes of one dataset; nothing is written outside it."""
+
+    root: Path
+
+    @property
+    def dataset(self) -> Path:
+        return self.root / "dataset.json"
+
+    @property
+    def unpacked(self) -> Path:
+        """Where archives are unpacked to."""
+        return self.root / "unpacked"
+
+    @property
+    def splits(self) -> Path:
+        return self.root / "splits.json"
+
+    @property
+    def fingerprint(self) -> Path:
+        return self.root / "fingerprint.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def selection(self) -> Path:
+        return self.root / "selection.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    def preprocessed(self, data_key: str) -> Path:
+        """Folder of the preprocessed cases of one way of preprocessing."""
+        return self.root / "preprocessed" / data_key
+
+    def fold(self, configuration: str, fold: int) -> FoldFolder:
+        """Folder of one training."""
+        return FoldFolder(self.root / "models" / configuration / f"fold_{fold}")
+
+    def folds(self, configuration: str) -> dict[int, FoldFolder]:
+        """Folders of the finished trainings of a configuration, by fold."""
+        found = (self.root / "models" / configuration).glob("fold_*")
+        folders = {int(path.name.removeprefix("fold_")): FoldFolder(path) for path in found}
+        return {fold: folder for fold, folder in sorted(folders.items()) if folder.record.exists()}
+
+    def crossval(self, configuration: str) -> Path:
+        """Folder of the held-out predictions of a configuration."""
+        return self.root / "crossval" / configuration

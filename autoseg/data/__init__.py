@@ -1,0 +1,1 @@
+"""Datasets as they lie on disk: reading, recognising, checking, splitting, storing."""

@@ -1,0 +1,1 @@
+"""The generic U-Net and its weights on disk."""

@@ -1,0 +1,154 @@
+"""The generic U-Net: plain or residual encoder, plain decoder, an output at every decoder stage.
+
+Shape letters: B batch, C channels, ... two or three spatial axes, (Z,) Y, X.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from autoseg.plan.schema import NetworkPlan
+
+
+def _conv(num_axes: int) -> type[nn.Conv2d] | type[nn.Conv3d]:
+    return nn.Conv2d if num_axes == 2 else nn.Conv3d
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution (same padding), instance normalisation and, unless told otherwise, leaky ReLU."""
+
+    def __init__(
+        self,
+        plan: NetworkPlan,
+        channels: tuple[int, int],
+        kernel: Sequence[int],
+        stride: Sequence[int] | None = None,
+        *,
+        bias: bool = True,
+        activate: bool = True,
+    ) -> None:
+        axes = plan.num_axes
+        norm = nn.InstanceNorm2d if axes == 2 else nn.InstanceNorm3d
+        layers: list[nn.Module] = [
+            _conv(axes)(
+                *channels,
+                tuple(kernel),
+                stride=tuple(stride or (1,) * axes),
+                padding=tuple(size // 2 for size in kernel),
+                bias=bias,
+            ),
+            norm(channels[1], eps=plan.norm_epsilon, affine=True),
+        ]
+        if activate:
+            layers.append(nn.LeakyReLU(plan.negative_slope, inplace=True))
+        super().__init__(*layers)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions beside a shortcut that pools where the block strides and projects where channels change.
+
+    Source:
+        He et al. 2016, arXiv:1512.03385; shortcut of He et al. 2019, arXiv:1812.01187, ResNet-D.
+    """
+
+    def __init__(
+        self, plan: NetworkPlan, channels: tuple[int, int], kernel: Sequence[int], stride: Sequence[int]
+    ) -> None:
+        super().__init__()
+        axes = plan.num_axes
+        self.first = ConvNorm(plan, channels, kernel, stride)
+        self.second = ConvNorm(plan, (channels[1], channels[1]), kernel, activate=False)
+        pool = nn.AvgPool2d if axes == 2 else nn.AvgPool3d
+        shortcut: list[nn.Module] = []
+        if any(step > 1 for step in stride):
+            shortcut.append(pool(tuple(stride), tuple(stride)))
+        if channels[0] != channels[1]:
+            shortcut.append(ConvNorm(plan, channels, (1,) * axes, bias=False, activate=False))
+        self.shortcut = nn.Sequential(*shortcut)
+        self.activation = nn.LeakyReLU(plan.negative_slope, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's features, (B, C, ...)."""
+        activated: Tensor = self.activation(self.second(self.first(x)) + self.shortcut(x))
+        return activated
+
+
+class UNet(nn.Module):
+    """Encoder, decoder and outputs of a `NetworkPlan`.
+
+    Source:
+        Ronneberger et al. 2015, arXiv:1505.04597; Isensee et al. 2021, Methods; residual encoder of Isensee et al. 2024,
+        arXiv:2404.09556.
+    """
+
+    def __init__(self, plan: NetworkPlan) -> None:
+        super().__init__()
+        self.plan = plan
+        first = (plan.num_input_channels, plan.features[0])
+        self.stem = ConvNorm(plan, first, plan.kernels[0]) if plan.kind == "residual" else nn.Identity()
+        entering = [plan.features[0] if plan.kind == "residual" else plan.num_input_channels, *plan.features[:-1]]
+        self.encoder = nn.ModuleList(self._encoder_stage(stage, width) for stage, width in enumerate(entering))
+        axes = plan.num_axes
+        up = nn.ConvTranspose2d if axes == 2 else nn.ConvTranspose3d
+        stages = range(len(plan.features) - 1)
+        self.upsample = nn.ModuleList(
+            up(plan.features[s + 1], plan.features[s], tuple(plan.strides[s + 1]), stride=tuple(plan.strides[s + 1]))
+            for s in stages
+        )
+        self.decoder = nn.ModuleList(self._decoder_stage(stage) for stage in stages)
+        self.outputs = nn.ModuleList(_conv(axes)(plan.features[s], plan.num_outputs, 1) for s in stages)
+        self.apply(_initialize)
+        for module in self.modules():
+            if isinstance(module, ResidualBlock):
+                nn.init.zeros_(module.second[1].weight)
+
+    def _encoder_stage(self, stage: int, entering: int) -> nn.Sequential:
+        plan = self.plan
+        ones = (1,) * plan.num_axes
+        blocks: list[nn.Module] = []
+        for block in range(plan.encoder_blocks[stage]):
+            channels = (entering if block == 0 else plan.features[stage], plan.features[stage])
+            stride = plan.strides[stage] if block == 0 else ones
+            build = ResidualBlock if plan.kind == "residual" else ConvNorm
+            blocks.append(build(plan, channels, plan.kernels[stage], stride))
+        return nn.Sequential(*blocks)
+
+    def _decoder_stage(self, stage: int) -> nn.Sequential:
+        plan = self.plan
+        width = plan.features[stage]
+        return nn.Sequential(
+            *(
+                ConvNorm(plan, (2 * width if conv == 0 else width, width), plan.kernels[stage])
+                for conv in range(plan.decoder_convs[stage])
+            )
+        )
+
+    def forward_all(self, x: Tensor) -> list[Tensor]:
+        """Return the logits of every decoder stage, full resolution first.
+
+        Args:
+            x: Normalised patches, (B, C, ...), sizes divisible by the product of strides.
+        """
+        skips = []
+        x = self.stem(x)
+        for stage in self.encoder:
+            x = stage(x)
+            skips.append(x)
+        logits = []
+        for stage in reversed(range(len(self.decoder))):
+            x = self.upsample[stage](x)
+            x = self.decoder[stage](torch.cat((x, skips[stage]), dim=1))
+            logits.append(self.outputs[stage](x) if self.training or stage == 0 else x)
+        return logits[::-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits at full resolution, (B, classes, ...)."""
+        return self.forward_all(x)[0]
+
+
+def _initialize(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(module.weight, a=0.01)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

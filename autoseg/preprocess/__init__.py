@@ -1,0 +1,1 @@
+"""From raw scans to the arrays that networks see."""
