@@ -23,8 +23,8 @@ class Record(BaseModel):
 class Artefact(Record):
     """The result of a stage, saved as JSON with a schema version and the digests of what it was made from.
 
-    A subclass raises `current_version` whenever its JSON changes meaning, so that an old file is refused by name instead
-    of being misread.
+    A subclass raises `current_version` whenever its JSON changes meaning, so that an old file is refused by name
+    instead of being misread.
     """
 
     current_version: ClassVar[int] = 1

@@ -65,7 +65,8 @@ class Labels(Record):
     def to_values(self, indices: NDArray[np.integer]) -> NDArray[np.integer]:
         """Return the file value of every class index, in the smallest type that holds all values."""
         table: NDArray[np.integer] = np.asarray(self.values).astype(self.dtype)
-        return table[indices]
+        values: NDArray[np.integer] = table[indices]
+        return values
 
 
 def declare_labels(names: dict[int, str]) -> Labels:

@@ -1,7 +1,7 @@
 """How stages report progress without knowing who shows it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -18,13 +18,8 @@ class Task(Protocol):
 class Progress(Protocol):
     """Something that shows tasks: a terminal, a log, nothing."""
 
-    def task(self, name: str, total: float) -> "_TaskContext":
+    def task(self, name: str, total: float) -> AbstractContextManager[Task]:
         """Open a task of `total` steps; it closes with the block."""
-
-
-class _TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-    def __exit__(self, *exception: object) -> bool | None: ...
 
 
 class _SilentTask:
@@ -39,9 +34,6 @@ class Silent:
     """Shows nothing."""
 
     @contextmanager
-    def _open(self) -> Iterator[Task]:
-        yield _SilentTask()
-
-    def task(self, name: str, total: float) -> _TaskContext:
+    def task(self, name: str, total: float) -> Iterator[Task]:  # noqa: ARG002 - the protocol's arguments
         """Open a task that nobody sees."""
-        return self._open()
+        yield _SilentTask()

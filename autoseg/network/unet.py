@@ -4,6 +4,7 @@ Shape letters: B batch, C channels, ... two or three spatial axes, (Z,) Y, X.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from autoseg.plan.schema import NetworkPlan
 
 
-def _conv(num_axes: int) -> type[nn.Conv2d] | type[nn.Conv3d]:
-    return nn.Conv2d if num_axes == 2 else nn.Conv3d
+_CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+_UPSAMPLE: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_NORM: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+_POOL: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 
 class ConvNorm(nn.Sequential):
@@ -29,16 +32,15 @@ class ConvNorm(nn.Sequential):
         activate: bool = True,
     ) -> None:
         axes = plan.num_axes
-        norm = nn.InstanceNorm2d if axes == 2 else nn.InstanceNorm3d
         layers: list[nn.Module] = [
-            _conv(axes)(
+            _CONV[axes](
                 *channels,
                 tuple(kernel),
                 stride=tuple(stride or (1,) * axes),
                 padding=tuple(size // 2 for size in kernel),
                 bias=bias,
             ),
-            norm(channels[1], eps=plan.norm_epsilon, affine=True),
+            _NORM[axes](channels[1], eps=plan.norm_epsilon, affine=True),
         ]
         if activate:
             layers.append(nn.LeakyReLU(plan.negative_slope, inplace=True))
@@ -59,10 +61,9 @@ class ResidualBlock(nn.Module):
         axes = plan.num_axes
         self.first = ConvNorm(plan, channels, kernel, stride)
         self.second = ConvNorm(plan, (channels[1], channels[1]), kernel, activate=False)
-        pool = nn.AvgPool2d if axes == 2 else nn.AvgPool3d
         shortcut: list[nn.Module] = []
         if any(step > 1 for step in stride):
-            shortcut.append(pool(tuple(stride), tuple(stride)))
+            shortcut.append(_POOL[axes](tuple(stride), tuple(stride)))
         if channels[0] != channels[1]:
             shortcut.append(ConvNorm(plan, channels, (1,) * axes, bias=False, activate=False))
         self.shortcut = nn.Sequential(*shortcut)
@@ -78,8 +79,8 @@ class UNet(nn.Module):
     """Encoder, decoder and outputs of a `NetworkPlan`.
 
     Source:
-        Ronneberger et al. 2015, arXiv:1505.04597; Isensee et al. 2021, Methods; residual encoder of Isensee et al. 2024,
-        arXiv:2404.09556.
+        Ronneberger et al. 2015, arXiv:1505.04597; Isensee et al. 2021, Methods; residual encoder of Isensee et al.
+        2024, arXiv:2404.09556.
     """
 
     def __init__(self, plan: NetworkPlan) -> None:
@@ -90,18 +91,16 @@ class UNet(nn.Module):
         entering = [plan.features[0] if plan.kind == "residual" else plan.num_input_channels, *plan.features[:-1]]
         self.encoder = nn.ModuleList(self._encoder_stage(stage, width) for stage, width in enumerate(entering))
         axes = plan.num_axes
-        up = nn.ConvTranspose2d if axes == 2 else nn.ConvTranspose3d
         stages = range(len(plan.features) - 1)
         self.upsample = nn.ModuleList(
-            up(plan.features[s + 1], plan.features[s], tuple(plan.strides[s + 1]), stride=tuple(plan.strides[s + 1]))
+            _UPSAMPLE[axes](
+                plan.features[s + 1], plan.features[s], tuple(plan.strides[s + 1]), stride=tuple(plan.strides[s + 1])
+            )
             for s in stages
         )
         self.decoder = nn.ModuleList(self._decoder_stage(stage) for stage in stages)
-        self.outputs = nn.ModuleList(_conv(axes)(plan.features[s], plan.num_outputs, 1) for s in stages)
+        self.outputs = nn.ModuleList(_CONV[axes](plan.features[s], plan.num_outputs, 1) for s in stages)
         self.apply(_initialize)
-        for module in self.modules():
-            if isinstance(module, ResidualBlock):
-                nn.init.zeros_(module.second[1].weight)
 
     def _encoder_stage(self, stage: int, entering: int) -> nn.Sequential:
         plan = self.plan
@@ -124,31 +123,45 @@ class UNet(nn.Module):
             )
         )
 
-    def forward_all(self, x: Tensor) -> list[Tensor]:
-        """Return the logits of every decoder stage, full resolution first.
-
-        Args:
-            x: Normalised patches, (B, C, ...), sizes divisible by the product of strides.
-        """
-        skips = []
+    def _decode(self, x: Tensor) -> list[Tensor]:
+        """Return the features of every decoder stage, full resolution first."""
+        skips: list[Tensor] = []
         x = self.stem(x)
         for stage in self.encoder:
             x = stage(x)
             skips.append(x)
-        logits = []
-        for stage in reversed(range(len(self.decoder))):
-            x = self.upsample[stage](x)
-            x = self.decoder[stage](torch.cat((x, skips[stage]), dim=1))
-            logits.append(self.outputs[stage](x) if self.training or stage == 0 else x)
-        return logits[::-1]
+        decoded: list[Tensor] = []
+        for upsample, skip, convs in zip(
+            reversed(self.upsample), reversed(skips[:-1]), reversed(self.decoder), strict=True
+        ):
+            x = convs(torch.cat((upsample(x), skip), dim=1))
+            decoded.append(x)
+        return decoded[::-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits at full resolution, (B, classes, ...)."""
-        return self.forward_all(x)[0]
+        """Return the logits at full resolution, (B, classes, ...).
+
+        Args:
+            x: Normalised patches, (B, C, ...), sizes divisible by the product of the strides.
+        """
+        logits: Tensor = self.outputs[0](self._decode(x)[0])
+        return logits
+
+    def forward_all(self, x: Tensor) -> list[Tensor]:
+        """Return the logits of every decoder stage for deep supervision, full resolution first."""
+        return [output(features) for output, features in zip(self.outputs, self._decode(x), strict=True)]
 
 
 def _initialize(module: nn.Module) -> None:
+    """He initialisation; the last norm of a residual block starts at zero, so that the block starts as identity.
+
+    Source:
+        He et al. 2015, arXiv:1502.01852; Goyal et al. 2017, arXiv:1706.02677, section 5.1.
+    """
     if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         nn.init.kaiming_normal_(module.weight, a=0.01)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    if isinstance(module, ResidualBlock):
+        last: nn.Module = module.second[1]
+        nn.init.zeros_(last.get_parameter("weight"))
