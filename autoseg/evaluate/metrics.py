@@ -1,0 +1,106 @@
+"""Overlap of a prediction with its reference: counts of voxels, Dice, intersection over union, volumes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.core.geometry import Spacing, num_voxels
+
+CUBIC_MM_PER_ML = 1000.0
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Agreement of two label maps in one class, as counts of voxels.
+
+    Attributes:
+        true_positives: Voxels of the class in both.
+        false_positives: Voxels of the class in the prediction alone.
+        false_negatives: Voxels of the class in the reference alone.
+    """
+
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+
+    @property
+    def prediction_voxels(self) -> int:
+        return self.true_positives + self.false_positives
+
+    @property
+    def reference_voxels(self) -> int:
+        return self.true_positives + self.false_negatives
+
+    @property
+    def dice(self) -> float | None:
+        """2 TP / (2 TP + FP + FN), 0 to 1.
+
+        None if the class is in neither map: there is nothing to agree on, and the case does not count for this class.
+        0 if it is in one of the two alone.
+        """
+        return _ratio(2 * self.true_positives, self.prediction_voxels + self.reference_voxels)
+
+    @property
+    def iou(self) -> float | None:
+        """TP / (TP + FP + FN), 0 to 1; None and 0 as for `dice`."""
+        return _ratio(self.true_positives, self.true_positives + self.false_positives + self.false_negatives)
+
+
+def overlaps(prediction: NDArray[np.integer], reference: NDArray[np.integer], num_classes: int) -> tuple[Overlap, ...]:
+    """Return the overlap of two label maps in every class, background first.
+
+    Args:
+        prediction: Class indices, 0 to `num_classes` - 1, any shape.
+        reference: Class indices of the same shape.
+        num_classes: Number of classes, background included.
+
+    Raises:
+        ValueError: If the shapes differ or an index is out of range.
+    """
+    matrix = confusion_matrix(prediction, reference, num_classes)
+    hits = np.diagonal(matrix)
+    extra = matrix.sum(axis=0) - hits
+    missed = matrix.sum(axis=1) - hits
+    return tuple(
+        Overlap(true_positives=tp, false_positives=fp, false_negatives=fn)
+        for tp, fp, fn in zip(hits.tolist(), extra.tolist(), missed.tolist(), strict=True)
+    )
+
+
+def confusion_matrix(
+    prediction: NDArray[np.integer], reference: NDArray[np.integer], num_classes: int
+) -> NDArray[np.int64]:
+    """Return how many voxels of each reference class (row) were predicted as each class (column).
+
+    Args:
+        prediction: Class indices, 0 to `num_classes` - 1, any shape.
+        reference: Class indices of the same shape.
+        num_classes: Number of classes, background included.
+
+    Raises:
+        ValueError: If the shapes differ or an index is out of range.
+    """
+    if prediction.shape != reference.shape:
+        raise ValueError(f"prediction must have the reference's shape {reference.shape}, got {prediction.shape}")
+    for name, indices in (("prediction", prediction), ("reference", reference)):
+        if indices.size and not 0 <= indices.min() <= indices.max() < num_classes:
+            raise ValueError(
+                f"{name} must hold class indices 0 to {num_classes - 1}, got {indices.min()} to {indices.max()}"
+            )
+    pairs = reference.astype(np.int64).ravel() * num_classes + prediction.ravel()
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.int64, copy=False)
+
+
+def volume_ml(voxels: int, spacing_mm: Spacing) -> float:
+    """Return the volume of a number of voxels, in ml.
+
+    Args:
+        voxels: Number of voxels, 0 or more.
+        spacing_mm: (z, y, x), in mm.
+    """
+    return voxels * num_voxels(spacing_mm) / CUBIC_MM_PER_ML
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
