@@ -1,0 +1,257 @@
+"""The format of preprocessed cases: chunked, compressed arrays of which one patch can be read without the rest.
+
+Files of a case in its folder, `<name>` followed by:
+    .image.b2nd    float32, (C, Z, Y, X)
+    .label.b2nd    int8 or int16, (Z, Y, X): class indices, `OUTSIDE` outside the non-zero mask
+    .voxels.npz    int32, (n, 3) per foreground class: positions of some of its voxels
+    .json          `CaseProperties`, written last: a case without it does not exist
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.core.artefact import Artefact, replacing
+from autoseg.core.errors import ArtefactError
+from autoseg.core.geometry import Box, Geometry, Shape, box_slices
+from autoseg.core.seeding import generator
+
+OUTSIDE = -1
+"""Entry of a stored label where every channel of the image was zero."""
+
+WHOLE_CHUNK_BYTES = 2**20
+"""An array up to this size is one chunk."""
+
+BLOCK_VOXELS = 2**15
+"""Voxels that are compressed together: 128 KiB of an image, the size of a processor's cache."""
+
+MIN_VOXELS_KEPT, SHARE_KEPT = 10_000, 0.01
+"""Positions kept per class: as many as the larger of the two allows."""
+
+
+class LazyArray(Protocol):
+    """An array on disk or in memory that gives the part that is asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __getitem__(self, part: tuple[slice, ...], /) -> NDArray[Any]: ...
+
+
+class CaseProperties(Artefact):
+    """Where a preprocessed case comes from: all that is needed to bring a label map back to the original grid.
+
+    Attributes:
+        name: Of the case.
+        geometry: Of the original image.
+        original_shape: Of the original image, (z, y, x) as read.
+        transpose: Axes of the array as read in the order in which the network sees them.
+        crop_box: Box around the non-zero voxels, in transposed axes.
+        cropped_shape: Size of that box.
+        cropped_spacing: Spacing before resampling, transposed axes, in mm.
+        stored_shape: Shape after resampling.
+        num_voxels_per_class: Voxels of each class index in the stored label; empty without a label.
+    """
+
+    name: str
+    geometry: Geometry
+    original_shape: tuple[int, int, int]
+    transpose: tuple[int, int, int]
+    crop_box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    cropped_shape: tuple[int, int, int]
+    cropped_spacing: tuple[float, float, float]
+    stored_shape: tuple[int, int, int]
+    num_voxels_per_class: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """A preprocessed case whose arrays are read in parts.
+
+    Attributes:
+        image: float32, (C, Z, Y, X).
+        label: int8 or int16, (Z, Y, X), class indices or `OUTSIDE`.
+        properties: Where it comes from.
+    """
+
+    image: LazyArray
+    label: LazyArray
+    properties: CaseProperties
+
+    def in_memory(self) -> "StoredCase":
+        """Return the case with both arrays read as a whole; `read_patch` works on it without touching the disk."""
+        image, label = (array[(slice(None),) * len(array.shape)] for array in (self.image, self.label))
+        return StoredCase(image, label, self.properties)
+
+
+def write_case(
+    folder: Path,
+    image: NDArray[np.float32],
+    label: NDArray[np.integer],
+    properties: CaseProperties,
+    patch_size: Shape,
+) -> None:
+    """Store a case in `folder`; after a crash it is there as a whole or not at all.
+
+    Args:
+        folder: Where the files go; made where missing.
+        image: Normalised and resampled, (C, Z, Y, X).
+        label: Class indices, (Z, Y, X), `OUTSIDE` outside the non-zero mask.
+        properties: Its `num_voxels_per_class` has one entry per class.
+        patch_size: Of the reads to come, in voxels, (z, y, x) or (y, x); chooses the chunks.
+    """
+    properties_path, image_path, label_path, voxels_path = _paths(folder, properties.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    properties_path.unlink(missing_ok=True)
+    num_classes = len(properties.num_voxels_per_class)
+    narrow = np.int8 if num_classes <= np.iinfo(np.int8).max else np.int16
+    patch = (1,) * (3 - len(patch_size)) + tuple(patch_size)
+    _write_array(image_path, np.ascontiguousarray(image, dtype=np.float32), patch)
+    _write_array(label_path, np.ascontiguousarray(label, dtype=narrow), patch)
+    voxels = _sample_voxels(label, num_classes, properties.name)
+    with replacing(voxels_path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, **{str(index): positions for index, positions in voxels.items()})
+    properties.save(properties_path)
+
+
+def stored_properties(folder: Path, name: str) -> CaseProperties | None:
+    """Return the properties of a case that is stored whole and readable; None for any other."""
+    if not all(path.exists() for path in _paths(folder, name)):
+        return None
+    try:
+        return CaseProperties.load(_paths(folder, name)[0])
+    except ArtefactError:
+        return None
+
+
+def open_case(folder: Path, name: str) -> StoredCase:
+    """Open a case without reading its arrays; cheap enough (a fraction of a millisecond) to do for every patch.
+
+    Raises:
+        ArtefactError: If the case is missing, incomplete or damaged.
+    """
+    properties_path, image_path, label_path, _ = _paths(folder, name)
+    properties = CaseProperties.load(properties_path)
+    return StoredCase(_open_array(image_path), _open_array(label_path), properties)
+
+
+def read_patch(stored: StoredCase, box: Box) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+    """Read the part of a case inside a box, and only the chunks that it touches.
+
+    Args:
+        stored: An open case.
+        box: First voxel and the one after the last per axis, (z, y, x); may reach beyond the case.
+
+    Returns:
+        Image, (C, z, y, x), zero beyond the case, and label, (z, y, x), `OUTSIDE` beyond it. Both are fresh arrays.
+    """
+    inside = tuple(
+        (min(max(first, 0), size), max(min(last, size), 0))
+        for (first, last), size in zip(box, stored.label.shape, strict=True)
+    )
+    shape = tuple(last - first for first, last in box)
+    place = tuple(
+        slice(inner[0] - outer[0], max(inner[1], inner[0]) - outer[0]) for inner, outer in zip(inside, box, strict=True)
+    )
+    empty = any(last <= first for first, last in inside)
+    channels = slice(0, stored.image.shape[0])
+    cut = box_slices(inside)
+    first_label = stored.label[tuple(slice(0, 1) for _ in shape)] if empty else stored.label[cut]
+    image = np.zeros((channels.stop, *shape), dtype=np.float32)
+    label = np.full(shape, OUTSIDE, dtype=first_label.dtype)
+    if not empty:
+        image[(slice(None), *place)] = stored.image[(channels, *cut)]
+        label[place] = first_label
+    return image, label
+
+
+def foreground_voxels(folder: Path, name: str) -> dict[int, NDArray[np.int32]]:
+    """Read positions of voxels of each foreground class in a stored case, (n, 3) per class index that occurs.
+
+    Raises:
+        ArtefactError: If the file is missing or damaged.
+    """
+    path = _paths(folder, name)[3]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {int(index): archive[index] for index in archive.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(path, error) from None
+
+
+def _paths(folder: Path, name: str) -> tuple[Path, Path, Path, Path]:
+    return tuple(folder / f"{name}{suffix}" for suffix in (".json", ".image.b2nd", ".label.b2nd", ".voxels.npz"))  # type: ignore[return-value]
+
+
+def _sample_voxels(label: NDArray[np.integer], num_classes: int, name: str) -> dict[int, NDArray[np.int32]]:
+    """Return positions of voxels drawn without replacement, for each foreground class that occurs.
+
+    Source:
+        Isensee et al. 2021, Methods, oversampling of foreground; the cap bounds the file, not the chance of a voxel.
+    """
+    flat = label.ravel()
+    foreground = np.flatnonzero(flat > 0)
+    classes = flat[foreground]
+    voxels = {}
+    for index in range(1, num_classes):
+        places = foreground[classes == index]
+        if places.size == 0:
+            continue
+        kept = max(min(MIN_VOXELS_KEPT, places.size), math.ceil(SHARE_KEPT * places.size))
+        drawn = np.sort(generator(0, "voxels", name, index).choice(places, kept, replace=False))
+        voxels[index] = np.stack(np.unravel_index(drawn, label.shape), axis=1).astype(np.int32)
+    return voxels
+
+
+def _write_array(path: Path, array: NDArray[Any], patch: Shape) -> None:
+    chunks, blocks = _chunks_and_blocks(array.shape, array.nbytes, patch)
+    with replacing(path) as temporary:
+        blosc2.asarray(
+            array,
+            urlpath=str(temporary),
+            mode="w",
+            chunks=chunks,
+            blocks=blocks,
+            cparams={
+                "codec": blosc2.Codec.LZ4,
+                "clevel": 5,
+                "filters": [blosc2.Filter.SHUFFLE],
+                "nthreads": 1,
+            },
+        )
+
+
+def _open_array(path: Path) -> LazyArray:
+    try:
+        array: LazyArray = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _damaged(path, error) from None
+    return array
+
+
+def _damaged(path: Path, error: Exception) -> ArtefactError:
+    return ArtefactError(
+        f"{path}: must be a readable part of a preprocessed case, got: {error}. Delete it and preprocess again."
+    )
+
+
+def _chunks_and_blocks(shape: Shape, num_bytes: int, patch: Shape) -> tuple[Shape | None, Shape | None]:
+    """Return the shapes of what is stored together (chunks) and of what is decompressed together (blocks).
+
+    A block is a part of the patch with nearly equal edges, so that few blocks lie across the border of a patch; a chunk
+    holds two blocks along each axis. Channels are stored apart.
+    """
+    if num_bytes <= WHOLE_CHUNK_BYTES:
+        return shape, None
+    leading = (1,) * (len(shape) - 3)
+    spatial = shape[-3:]
+    block = [min(edge, size) for edge, size in zip(patch, spatial, strict=True)]
+    while math.prod(block) > BLOCK_VOXELS:
+        longest = int(np.argmax(block))
+        block[longest] = (block[longest] + 1) // 2
+    chunk = tuple(min(2 * edge, size) for edge, size in zip(block, spatial, strict=True))
+    return (*leading, *chunk), (*leading, *block)

@@ -1,0 +1,130 @@
+"""One case, as read, becomes input of the network: transposed, cropped, normalised, resampled."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from autoseg.core.errors import DatasetError
+from autoseg.core.geometry import Shape, bounding_box, box_slices, resampled_shape
+from autoseg.data.image import Image, LabelImage
+from autoseg.data.store import OUTSIDE, CaseProperties
+from autoseg.plan.schema import ConfigurationPlan, Plan
+from autoseg.preprocess.normalize import normalize
+from autoseg.preprocess.resample import coarse_axis, resample_image, resample_label
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Input of the network and the way back.
+
+    Attributes:
+        array: Normalised and resampled, (C, Z, Y, X).
+        properties: Where the array comes from.
+    """
+
+    array: NDArray[np.float32]
+    properties: CaseProperties
+
+
+def prepare_image(image: Image, plan: Plan, configuration: ConfigurationPlan, name: str = "image") -> Prepared:
+    """Return a scan as the network of a configuration sees it.
+
+    Args:
+        image: As read; its channels are those of the plan.
+        plan: Order of the axes.
+        configuration: Spacing, normalisation and resampling; slices keep their distance where its spacing has two
+            entries.
+        name: Of the case, for its properties.
+
+    Raises:
+        ValueError: If the number of channels is not the plan's.
+
+    Source:
+        Isensee et al. 2021, Methods, preprocessing.
+    """
+    return _prepare(image, None, plan, configuration, name)[0]
+
+
+def prepare_case(
+    image: Image, label: LabelImage, plan: Plan, configuration: ConfigurationPlan, name: str
+) -> tuple[Prepared, NDArray[np.integer]]:
+    """Return a scan and its label map as training sees them.
+
+    Returns:
+        The scan, and class indices, (Z, Y, X), `OUTSIDE` where background lies outside the non-zero mask.
+
+    Raises:
+        DatasetError: If the label's shape differs from the image's, or it holds a value that is no class.
+        ValueError: If the number of channels is not the plan's.
+    """
+    if label.array.shape != image.array.shape[1:]:
+        raise DatasetError(
+            f"{name}: label must have the shape of its image, {image.array.shape[1:]}, got {label.array.shape}. "
+            "Resample the label onto the image."
+        )
+    prepared, indices = _prepare(image, label, plan, configuration, name)
+    assert indices is not None
+    return prepared, indices
+
+
+def nonzero_mask(array: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return where any channel of an array (C, Z, Y, X) is not zero, holes filled."""
+    mask: NDArray[np.bool_] = (array != 0).any(axis=0)
+    inside = box_slices(bounding_box(mask))
+    if not mask[inside].all():
+        mask[inside] = ndimage.binary_fill_holes(mask[inside])
+    return mask
+
+
+def _prepare(
+    image: Image, label: LabelImage | None, plan: Plan, configuration: ConfigurationPlan, name: str
+) -> tuple[Prepared, NDArray[np.integer] | None]:
+    array = image.array.transpose(0, *(axis + 1 for axis in plan.transpose))
+    spacing = tuple(image.geometry.spacing[axis] for axis in plan.transpose)
+    mask = nonzero_mask(array)
+    box = bounding_box(mask)
+    inside = box_slices(box)
+    array, mask = array[(slice(None), *inside)], mask[inside]
+    target = spacing[: 3 - len(configuration.spacing)] + configuration.spacing
+    shape = _at_least_one(resampled_shape(mask.shape, spacing, target))
+    coarse = coarse_axis(spacing, target, configuration.resampling.anisotropy_ratio)
+    normalized = normalize(array, mask, configuration.normalization)
+    prepared = resample_image(normalized, shape, coarse, configuration.resampling)
+    indices = None
+    if label is not None:
+        values = label.array.transpose(plan.transpose)[inside]
+        indices = resample_label(_masked_indices(values, mask, plan, name), shape, coarse, configuration.resampling)
+    properties = CaseProperties.model_validate(
+        {
+            "name": name,
+            "geometry": image.geometry,
+            "original_shape": image.array.shape[1:],
+            "transpose": plan.transpose,
+            "crop_box": box,
+            "cropped_shape": mask.shape,
+            "cropped_spacing": spacing,
+            "stored_shape": shape,
+            "num_voxels_per_class": () if indices is None else _count_classes(indices, plan.labels.num_classes),
+        }
+    )
+    return Prepared(np.ascontiguousarray(prepared), properties), indices
+
+
+def _at_least_one(shape: Shape) -> Shape:
+    return tuple(max(size, 1) for size in shape)
+
+
+def _masked_indices(values: NDArray[np.integer], mask: NDArray[np.bool_], plan: Plan, name: str) -> NDArray[np.int16]:
+    try:
+        indices = plan.labels.to_indices(values).astype(np.int16)
+    except ValueError as error:
+        raise DatasetError(f"{name}: {error}. Declare the class or correct the label, then plan again.") from None
+    indices[(indices == 0) & ~mask] = OUTSIDE
+    return indices
+
+
+def _count_classes(indices: NDArray[np.integer], num_classes: int) -> tuple[int, ...]:
+    counts = np.bincount(indices[indices >= 0], minlength=num_classes)
+    return tuple(int(count) for count in counts)

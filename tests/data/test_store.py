@@ -1,0 +1,156 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from autoseg.core.errors import ArtefactError
+from autoseg.core.geometry import Box, Geometry
+from autoseg.data import store
+from autoseg.data.store import (
+    OUTSIDE,
+    CaseProperties,
+    foreground_voxels,
+    open_case,
+    read_patch,
+    stored_properties,
+    write_case,
+)
+
+
+def _properties(label: NDArray[np.integer], num_classes: int = 3, name: str = "la.003") -> CaseProperties:
+    counts = tuple(int((label == index).sum()) for index in range(num_classes))
+    shape = (label.shape[0], label.shape[1], label.shape[2])
+    return CaseProperties(
+        name=name,
+        geometry=Geometry(spacing=(3, 1, 1)),
+        original_shape=shape,
+        transpose=(0, 1, 2),
+        crop_box=((0, shape[0]), (0, shape[1]), (0, shape[2])),
+        cropped_shape=shape,
+        cropped_spacing=(3, 1, 1),
+        stored_shape=shape,
+        num_voxels_per_class=counts,
+    )
+
+
+def _arrays(shape: tuple[int, int, int], channels: int = 2) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(channels, *shape)).astype(np.float32)
+    return image, rng.integers(-1, 3, shape).astype(np.int16)
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 9), (40, 90, 100), (1, 700, 600)])
+def test_a_stored_case_is_read_back_whole(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    image, label = _arrays(shape)
+    properties = _properties(label)
+    write_case(tmp_path, image, label, properties, (32, 32, 32))
+    case = open_case(tmp_path, "la.003")
+    in_memory = case.in_memory()
+    assert np.array_equal(np.asarray(in_memory.image), image)
+    assert np.array_equal(np.asarray(in_memory.label), label)
+    assert case.properties == properties
+    assert stored_properties(tmp_path, "la.003") == properties
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        ((3, 11), (20, 52), (60, 92)),
+        ((-4, 4), (-10, 100), (80, 120)),
+        ((35, 60), (0, 90), (-8, 8)),
+        ((50, 60), (0, 8), (0, 8)),
+        ((-9, 0), (0, 8), (0, 8)),
+    ],
+)
+def test_a_patch_equals_the_padded_array(tmp_path: Path, box: Box) -> None:
+    image, label = _arrays((40, 90, 100))
+    write_case(tmp_path, image, label, _properties(label), (16, 32, 32))
+    case = open_case(tmp_path, "la.003")
+    margin = 64
+    inside = tuple(slice(first + margin, last + margin) for first, last in box)
+    expected_image = np.pad(image, ((0, 0), *((margin, margin),) * 3))[(slice(None), *inside)]
+    expected_label = np.pad(label, margin, constant_values=OUTSIDE)[inside]
+    for opened in (case, case.in_memory()):
+        patch, patch_label = read_patch(opened, box)
+        assert np.array_equal(patch, expected_image)
+        assert np.array_equal(patch_label, expected_label)
+
+
+def test_a_patch_may_be_changed_without_changing_the_case(tmp_path: Path) -> None:
+    image, label = _arrays((4, 4, 4))
+    write_case(tmp_path, image, label, _properties(label), (4, 4, 4))
+    case = open_case(tmp_path, "la.003").in_memory()
+    patch, patch_label = read_patch(case, ((0, 4),) * 3)
+    patch[:] = 99
+    patch_label[:] = 1
+    assert np.array_equal(read_patch(case, ((0, 4),) * 3)[0], image)
+    assert np.array_equal(read_patch(case, ((0, 4),) * 3)[1], label)
+
+
+def test_many_classes_need_a_wider_type(tmp_path: Path) -> None:
+    label = np.full((2, 2, 2), 199, dtype=np.int16)
+    write_case(tmp_path, np.zeros((1, 2, 2, 2), np.float32), label, _properties(label, 200), (2, 2, 2))
+    assert np.array_equal(np.asarray(open_case(tmp_path, "la.003").in_memory().label), label)
+
+
+def test_few_voxels_of_a_class_are_all_kept(tmp_path: Path) -> None:
+    image, label = _arrays((6, 7, 8))
+    write_case(tmp_path, image, label, _properties(label), (4, 4, 4))
+    voxels = foreground_voxels(tmp_path, "la.003")
+    assert sorted(voxels) == [1, 2]
+    for index, positions in voxels.items():
+        assert np.array_equal(positions, np.argwhere(label == index))
+
+
+def test_absent_classes_have_no_voxels(tmp_path: Path) -> None:
+    label = np.zeros((3, 3, 3), np.int16)
+    write_case(tmp_path, np.zeros((1, 3, 3, 3), np.float32), label, _properties(label), (4, 4, 4))
+    assert foreground_voxels(tmp_path, "la.003") == {}
+
+
+@pytest.mark.parametrize(("minimum", "share", "expected"), [(10, 0.01, 10), (10, 0.5, 500), (2000, 0.01, 1000)])
+def test_positions_are_capped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minimum: int, share: float, expected: int
+) -> None:
+    monkeypatch.setattr(store, "MIN_VOXELS_KEPT", minimum)
+    monkeypatch.setattr(store, "SHARE_KEPT", share)
+    label = np.ones((10, 10, 10), np.int16)
+    write_case(tmp_path, np.zeros((1, 10, 10, 10), np.float32), label, _properties(label), (4, 4, 4))
+    positions = foreground_voxels(tmp_path, "la.003")[1]
+    assert len(np.unique(positions, axis=0)) == expected
+    write_case(tmp_path, np.zeros((1, 10, 10, 10), np.float32), label, _properties(label), (4, 4, 4))
+    assert np.array_equal(foreground_voxels(tmp_path, "la.003")[1], positions)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".image.b2nd", ".label.b2nd", ".voxels.npz"])
+def test_a_case_without_one_of_its_files_does_not_count(tmp_path: Path, suffix: str) -> None:
+    image, label = _arrays((4, 4, 4))
+    write_case(tmp_path, image, label, _properties(label), (4, 4, 4))
+    (tmp_path / f"la.003{suffix}").unlink()
+    assert stored_properties(tmp_path, "la.003") is None
+
+
+def test_a_broken_off_rewrite_leaves_no_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, label = _arrays((4, 4, 4))
+    write_case(tmp_path, image, label, _properties(label), (4, 4, 4))
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "_sample_voxels", fail)
+    with pytest.raises(KeyboardInterrupt):
+        write_case(tmp_path, 2 * image, label, _properties(label), (4, 4, 4))
+    assert stored_properties(tmp_path, "la.003") is None
+    assert not list(tmp_path.glob(".writing-*"))
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    image, label = _arrays((4, 4, 4))
+    write_case(tmp_path, image, label, _properties(label), (4, 4, 4))
+    (tmp_path / "la.003.image.b2nd").write_bytes(b"not blosc")
+    (tmp_path / "la.003.voxels.npz").write_bytes(b"not npz")
+    with pytest.raises(ArtefactError, match=r"la\.003\.image\.b2nd: must be"):
+        open_case(tmp_path, "la.003")
+    with pytest.raises(ArtefactError, match=r"la\.003\.voxels\.npz: must be"):
+        foreground_voxels(tmp_path, "la.003")
