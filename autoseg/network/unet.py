@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from autoseg.plan.schema import NetworkPlan
 
-
 _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 _UPSAMPLE: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _NORM: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}

@@ -1,0 +1,115 @@
+"""What a training leaves behind: its record, its history, and the checkpoint from which it goes on."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from autoseg.core.artefact import Artefact, replacing
+from autoseg.core.errors import TrainingError
+from autoseg.core.workspace import FoldFolder
+from autoseg.plan.schema import ConfigurationName
+
+Row = dict[str, float]
+
+
+class TrainingRecord(Artefact):
+    """A finished training.
+
+    Attributes:
+        configuration, fold: What was trained.
+        identity: Digest of the plan's configuration, the recipe, the split, the seed and the length.
+        num_epochs, num_steps: Length.
+        seconds: Wall time of all its runs together.
+        device, precision: What computed.
+        versions: Of autoseg, torch and Python.
+        validation_dice: Of the last epoch's patches, per foreground class; whole scans are scored in `crossval/`.
+    """
+
+    configuration: ConfigurationName
+    fold: int
+    identity: str
+    num_epochs: int
+    num_steps: int
+    seconds: float
+    device: str
+    precision: str
+    versions: dict[str, str]
+    validation_dice: dict[str, float | None]
+
+
+@dataclass
+class TrainingState:
+    """How far a training is.
+
+    Attributes:
+        epoch: Epochs done.
+        step: Steps done.
+        spent_s: Seconds spent.
+        history: One row per epoch.
+        tensors: State of network, average, optimiser and gradient scaler, by name.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    spent_s: float = 0.0
+    history: list[Row] = field(default_factory=list)
+    tensors: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_state(state: TrainingState, identity: str, folder: FoldFolder) -> None:
+    """Write checkpoint and history, each whole or not at all."""
+    document = {
+        "identity": identity,
+        "epoch": state.epoch,
+        "step": state.step,
+        "spent_s": state.spent_s,
+        "history": json.dumps(state.history),
+        "tensors": dict(state.tensors),
+    }
+    with replacing(folder.checkpoint) as temporary:
+        torch.save(document, temporary)
+    write_history(state.history, folder.history)
+
+
+def write_history(rows: list[Row], path: Path) -> None:
+    """Write the epochs as CSV."""
+    with replacing(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")
+
+
+def load_state(identity: str, folder: FoldFolder) -> TrainingState:
+    """Return where a broken-off training stands; a new state if nothing is there.
+
+    Raises:
+        TrainingError: If the checkpoint cannot be read or belongs to another training.
+    """
+    if not folder.checkpoint.exists():
+        return TrainingState()
+    try:
+        document = torch.load(folder.checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - torch raises errors of many kinds for a damaged file
+        raise TrainingError(
+            f"{folder.checkpoint}: must be a checkpoint, got: {error}. Delete it, or start again with --restart."
+        ) from None
+    if document["identity"] != identity:
+        raise TrainingError(different_training(folder))
+    return TrainingState(
+        epoch=document["epoch"],
+        step=document["step"],
+        spent_s=document["spent_s"],
+        history=json.loads(document["history"]),
+        tensors=document["tensors"],
+    )
+
+
+def different_training(folder: FoldFolder) -> str:
+    """Return the message for a folder that holds a training of another plan, split, seed or length."""
+    return (
+        f"{folder.root}: a training is continued with the plan, split, seed and length that it began with, got others."
+        " Ask for the same, start again with --restart, or use another --workspace."
+    )

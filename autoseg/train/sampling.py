@@ -1,0 +1,161 @@
+"""Which patches a training sees: step by step, the draw depends on seed, fold and step alone.
+
+A broken-off training therefore goes on with exactly the batches that it would have seen, and the number of background
+workers changes nothing.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from numpy.typing import NDArray
+
+from autoseg.core.seeding import generator
+from autoseg.data.store import StoredCase, foreground_voxels, open_case, read_patch
+from autoseg.plan.schema import AugmentationPlan
+from autoseg.train.augment import AugmentationDraw, draw_augmentation, source_shape
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """How patches are drawn.
+
+    Attributes:
+        patch_size: Of the network's input; two entries for slices.
+        batch_size: Patches per step.
+        foreground_fraction: Share of a batch that is centred on a foreground voxel.
+        augmentation: Probabilities and ranges; None for validation.
+        seed: Of the whole training.
+        place: What else the draws depend on, for example ("train", fold).
+    """
+
+    patch_size: tuple[int, ...]
+    batch_size: int
+    foreground_fraction: float
+    augmentation: AugmentationPlan | None
+    seed: int
+    place: tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the training step gets.
+
+    Attributes:
+        images: (B, C, ...) float32, larger than the patch where a sample will be rotated or scaled.
+        labels: (B, ...) int16, class indices, -1 outside the scan.
+        draws: Augmentation of each sample; empty for validation.
+        cases: Name of each sample's case.
+    """
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int16]
+    draws: list[AugmentationDraw]
+    cases: list[str]
+
+
+class PatchSource:
+    """The preprocessed cases of one side of a fold, from which the batch of any step can be drawn."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...], plan: SamplingPlan) -> None:
+        self.plan = plan
+        self._folder = folder
+        self._names = names
+        self._opened: dict[str, tuple[StoredCase, Mapping[int, NDArray[np.int32]]]] = {}
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of a step."""
+        plan = self.plan
+        rng = generator(plan.seed, *plan.place, step)
+        cases = [self._names[index] for index in rng.integers(len(self._names), size=plan.batch_size)]
+        centres = [self._draw_centre(rng, name, sample) for sample, name in enumerate(cases)]
+        draws: list[AugmentationDraw] = []
+        if plan.augmentation is not None:
+            channels = self._open(cases[0])[0].image.shape[0]
+            draws = [draw_augmentation(rng, plan.augmentation, plan.patch_size, channels) for _ in cases]
+        shape = source_shape(draws, plan.patch_size)
+        images, labels = zip(*(self._read(*found, shape) for found in zip(cases, centres, strict=True)), strict=True)
+        return Batch(np.stack(images), np.stack(labels), draws, cases)
+
+    def _open(self, name: str) -> tuple[StoredCase, Mapping[int, NDArray[np.int32]]]:
+        if name not in self._opened:
+            self._opened[name] = (open_case(self._folder, name), foreground_voxels(self._folder, name))
+        return self._opened[name]
+
+    def _draw_centre(self, rng: np.random.Generator, name: str, sample: int) -> tuple[int, ...]:
+        """Draw the central voxel of a patch: on a class that occurs in the case, or anywhere the patch fits."""
+        plan = self.plan
+        stored, foreground = self._open(name)
+        forced = sample >= round(plan.batch_size * (1 - plan.foreground_fraction))
+        present = [label for label, voxels in foreground.items() if label > 0 and len(voxels)]
+        if forced and present:
+            voxels = foreground[present[rng.integers(len(present))]]
+            return tuple(int(place) for place in voxels[rng.integers(len(voxels))])
+        patch = (1,) * (3 - len(plan.patch_size)) + plan.patch_size
+        return tuple(
+            int(rng.integers(size // 2, extent - (size - size // 2) + 1)) if extent > size else extent // 2
+            for size, extent in zip(patch, stored.image.shape[1:], strict=True)
+        )
+
+    def _read(
+        self, name: str, centre: tuple[int, ...], shape: tuple[int, ...]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+        """Read the surroundings of a voxel; the patch itself is kept inside the scan where it fits."""
+        stored, _ = self._open(name)
+        extent = stored.image.shape[1:]
+        flat = 3 - len(shape)
+        patch, around = (1,) * flat + self.plan.patch_size, (1,) * flat + shape
+        box = []
+        for middle, size, read, length in zip(centre, patch, around, extent, strict=True):
+            first = min(max(middle - size // 2, 0), length - size) if length >= size else (length - size) // 2
+            first -= (read - size) // 2
+            box.append((first, first + read))
+        image, label = read_patch(stored, tuple(box))
+        if flat:
+            image, label = image[:, 0], label[0]
+        return image, label.astype(np.int16)
+
+
+class _Loader:
+    """The protocol of batchgenerators: a number of workers, each with its share of the steps."""
+
+    def __init__(self, source: PatchSource, first_step: int, num_workers: int) -> None:
+        self._source = source
+        self._first_step = first_step
+        self._num_workers = num_workers
+        self._steps: Iterator[int] = iter(())
+        self.set_thread_id(0)
+
+    def set_thread_id(self, thread_id: int) -> None:
+        self._steps = iter(range(self._first_step + thread_id, 2**62, self._num_workers))
+
+    def __iter__(self) -> "_Loader":
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        return {"batch": self._source.batch(next(self._steps))}
+
+
+def load_batches(source: PatchSource, first_step: int, num_workers: int) -> Iterator[Batch]:
+    """Yield the batches from `first_step` on, without end.
+
+    Args:
+        source: The cases.
+        first_step: Number of the first batch.
+        num_workers: Background processes of batchgenerators, which hand over in the order of the steps; 0 loads in
+            this process.
+    """
+    if num_workers == 0:
+        for item in SingleThreadedAugmenter(_Loader(source, first_step, 1), None):
+            yield item["batch"]
+        return
+    loader = MultiThreadedAugmenter(_Loader(source, first_step, num_workers), None, num_workers, num_cached_per_queue=2)
+    try:
+        for item in loader:
+            yield item["batch"]
+    finally:
+        loader._finish()  # noqa: SLF001 - batchgenerators has no public way to end its workers
