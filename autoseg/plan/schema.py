@@ -95,6 +95,7 @@ class ConfigurationPlan(Record):
         normalization: One entry per channel.
         resampling: How arrays change their spacing.
         network: Specification of the network.
+        previous_stage: Configuration whose predictions are further input channels, one per foreground class.
     """
 
     spacing: tuple[float, ...]
@@ -105,6 +106,7 @@ class ConfigurationPlan(Record):
     normalization: tuple[ChannelNormalization, ...]
     resampling: ResamplingPlan
     network: NetworkPlan
+    previous_stage: ConfigurationName | None = None
 
     @property
     def data_key(self) -> str:

@@ -1,0 +1,101 @@
+"""One function over many items in parallel processes, results in order, crashes named."""
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import BaseContext
+from typing import TypeVar
+
+from autoseg.core.errors import AutosegError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+ITEMS_AHEAD = 2
+"""Items handed out per worker: one at work and one waiting, so that neither workers idle nor results pile up."""
+
+
+def parallel_map(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    num_workers: int,
+    name_of: Callable[[Item], str],
+    crash: type[AutosegError],
+) -> Iterator[Result]:
+    """Yield `function(item)` of every item, in order.
+
+    Only a few items are under way at a time, whatever their number. An exception of the function is raised as it is.
+
+    Args:
+        function: Importable by name, as its processes are new.
+        items: Picklable.
+        num_workers: Processes; one or fewer works in this process.
+        name_of: Name of an item in messages.
+        crash: Error to raise if a process dies, for example for want of memory.
+
+    Raises:
+        AutosegError: Of type `crash`, naming the item and the cause, if a process dies.
+    """
+    if num_workers <= 1 or len(items) <= 1:
+        yield from map(function, items)
+        return
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    rest = iter(items)
+    pool = ProcessPoolExecutor(min(num_workers, len(items)), mp_context=_context())
+    try:
+        for item in rest:
+            waiting.append((item, pool.submit(function, item)))
+            if len(waiting) >= num_workers * ITEMS_AHEAD:
+                yield waiting[0][1].result()
+                waiting.popleft()
+        while waiting:
+            yield waiting[0][1].result()
+            waiting.popleft()
+    except BrokenProcessPool:
+        suspects = [item for item, future in waiting if not _succeeded(future)]
+        raise _crash_of(function, suspects, name_of, crash) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _context() -> BaseContext:
+    """Return how processes start: never by fork of this one, whose threads could hold locks."""
+    methods = multiprocessing.get_all_start_methods()
+    return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+
+
+def _succeeded(future: "Future[Result]") -> bool:
+    return future.done() and future.exception() is None
+
+
+def _crash_of(
+    function: Callable[[Item], Result],
+    suspects: Sequence[Item],
+    name_of: Callable[[Item], str],
+    crash: type[AutosegError],
+) -> AutosegError:
+    """Return the error for a dead process; each item that was under way is tried alone to find the one that kills."""
+    for item in suspects:
+        process = multiprocessing.get_context("spawn").Process(target=function, args=(item,))
+        process.start()
+        process.join()
+        if process.exitcode is not None and (process.exitcode < 0 or process.exitcode > 1):
+            return crash(
+                f"{name_of(item)}: a worker must survive it, got its death by {_cause(process.exitcode)}. "
+                "Give the machine more memory, or check the file."
+            )
+    names = ", ".join(name_of(item) for item in suspects)
+    return crash(
+        f"{names}: workers must survive them, got the death of one while these ran side by side; alone, none kills "
+        "it. Use fewer workers: together they may have run out of memory."
+    )
+
+
+def _cause(exit_code: int) -> str:
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        return f"signal {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
+    return f"exit code {exit_code}"

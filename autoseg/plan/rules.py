@@ -1,0 +1,167 @@
+"""Types of the constants in `rules/`: one record per section, so that a wrong value is caught where it is read."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from autoseg.core.artefact import Record
+from autoseg.plan.schema import AugmentationPlan, InferencePlan, NormalizationScheme
+
+Count = Annotated[int, Field(ge=1)]
+Order = Annotated[int, Field(ge=0, le=5)]
+Positive = Annotated[float, Field(gt=0)]
+Ratio = Annotated[float, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class NetworkRules(Record):
+    """`blueprint.toml [network]`: the template of every network."""
+
+    kind: Literal["plain", "residual"]
+    encoder_blocks: Annotated[tuple[Count, ...], Field(min_length=1)]
+    decoder_convs: Count
+    base_features: Count
+    max_features_2d: Count
+    max_features_3d: Count
+    norm_epsilon: Positive
+    negative_slope: Share
+
+
+class TrainingRules(Record):
+    """`blueprint.toml [training]`: the recipe, but for the augmentation."""
+
+    optimizer: Literal["sgd", "adamw"]
+    num_epochs: Count
+    steps_per_epoch: Count
+    validation_steps: Annotated[int, Field(ge=0)]
+    learning_rate: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    schedule_exponent: Annotated[float, Field(ge=0)]
+    warmup_fraction: Share
+    weight_average_decay: Annotated[float, Field(ge=0, lt=1)]
+    gradient_clip: Positive
+    foreground_fraction: Share
+    dice_smoothing: Annotated[float, Field(ge=0)]
+
+
+class Blueprint(Record):
+    """`blueprint.toml`: what is the same for every dataset."""
+
+    network: NetworkRules
+    training: TrainingRules
+    augmentation: AugmentationPlan
+    inference: InferencePlan
+
+
+class PresetRules(Record):
+    """`inferred.toml [preset]`."""
+
+    default: str
+
+
+class TargetSpacingRules(Record):
+    """`inferred.toml [target_spacing]`."""
+
+    anisotropy_ratio: Ratio
+    coarse_axis_percentile: Annotated[float, Field(ge=0, le=100)]
+    min_excess_mm: Positive
+
+
+class NormalizationRules(Record):
+    """`inferred.toml [normalization]`."""
+
+    schemes: dict[str, NormalizationScheme]
+    default_scheme: NormalizationScheme
+    mask_below_relative_size: Share
+
+
+class ResamplingRules(Record):
+    """`inferred.toml [resampling]`."""
+
+    image_order: Order
+    label_order: Annotated[int, Field(ge=0, le=1)]
+    output_order: Order
+    coarse_axis_order: Order
+    anisotropy_ratio: Ratio
+
+
+class PatchRules(Record):
+    """`inferred.toml [patch]`."""
+
+    initial_edge_2d: Count
+    initial_edge_3d: Count
+
+
+class TopologyRules(Record):
+    """`inferred.toml [topology]`."""
+
+    min_edge: Count
+    lone_axis_min_edge: Count
+    similar_spacing_ratio: Annotated[float, Field(gt=1)]
+
+
+class SizingRules(Record):
+    """`inferred.toml [sizing]`."""
+
+    gpu_memory_gb: Positive
+    reference_memory_gb: Positive
+    reference_elements_2d: Positive
+    reference_elements_3d: Positive
+    reference_batch_2d: Count
+    reference_batch_3d: Count
+    guarded_batch_2d: Count
+    guarded_batch_3d: Count
+
+
+class BatchSizeRules(Record):
+    """`inferred.toml [batch_size]`."""
+
+    min: Count
+    max_2d: Count
+    max_3d: Count
+    max_dataset_share: Annotated[float, Field(gt=0)]
+
+
+class LowresRules(Record):
+    """`inferred.toml [lowres]`."""
+
+    min_patch_share: Share
+    spacing_step: Annotated[float, Field(gt=1)]
+    finer_axis_ratio: Ratio
+    min_voxel_ratio: Ratio
+
+
+class Inferred(Record):
+    """`inferred.toml`: constants of the rules that read the fingerprint."""
+
+    preset: PresetRules
+    target_spacing: TargetSpacingRules
+    normalization: NormalizationRules
+    resampling: ResamplingRules
+    patch: PatchRules
+    topology: TopologyRules
+    sizing: SizingRules
+    batch_size: BatchSizeRules
+    lowres: LowresRules
+
+
+class CrossValidationRules(Record):
+    """`empirical.toml [cross_validation]`."""
+
+    num_folds: Annotated[int, Field(ge=2)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Empirical(Record):
+    """`empirical.toml`: how held-out predictions come about and what is decided from them."""
+
+    cross_validation: CrossValidationRules
+
+
+class Rules(Record):
+    """All constants that are in force for one preset."""
+
+    preset: str
+    blueprint: Blueprint
+    inferred: Inferred
