@@ -1,0 +1,314 @@
+"""Images and label maps between files and arrays. The only module that knows SimpleITK and its x-first order."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813  (the name that its own documentation uses)
+from numpy.typing import NDArray
+
+from autoseg.core.artefact import replacing
+from autoseg.core.geometry import Geometry, Shape
+from autoseg.data.grid import grid_differences
+from autoseg.data.nifti import require_stated_spacing, require_whole
+from autoseg.data.problem import unusable
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+"""Formats whose spacing is ignored, as it is meant for printing, and whose last of two or four channels is alpha."""
+LOSSY_SUFFIXES = (".jpg", ".jpeg")
+IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha", ".mhd", *PICTURE_SUFFIXES)
+
+_DTYPES_BY_SUFFIX = {
+    ".png": ("uint8", "uint16"),
+    ".tif": ("int8", "uint8", "int16", "uint16"),
+    ".tiff": ("int8", "uint8", "int16", "uint16"),
+}
+_ORTHONORMAL_TOLERANCE = 1e-3
+_COUNTED_RANGE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Image:
+    """A scan: float32 (C, Z, Y, X), and where it lies."""
+
+    array: NDArray[np.float32]
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class LabelImage:
+    """A label map: values as in the file, any integer type, (Z, Y, X), and where it lies."""
+
+    array: NDArray[np.integer]
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says before its voxels are read.
+
+    Attributes:
+        num_channels: Channels without alpha.
+        shape: Voxels, (z, y, x); one slice for a 2D image.
+        geometry: Where the voxels lie.
+        dtype: Type of a voxel as the file names it.
+    """
+
+    num_channels: int
+    shape: Shape
+    geometry: Geometry
+    dtype: str
+
+
+def image_suffix(path: Path) -> str | None:
+    """Return the suffix that makes a file name an image, as in `IMAGE_SUFFIXES`, or None."""
+    name = path.name.lower()
+    return next((suffix for suffix in IMAGE_SUFFIXES if name.endswith(suffix) and name != suffix), None)
+
+
+def case_stem(path: Path) -> str:
+    """Return a file's name without the suffix of its format; other dots belong to the name."""
+    suffix = image_suffix(path)
+    return path.name[: -len(suffix)] if suffix else path.stem
+
+
+def read_header(path: Path) -> Header:
+    """Read what a file says about its voxels.
+
+    Raises:
+        UnusableFileError: If the file is missing, of another format, damaged, or its grid cannot be used.
+    """
+    return _header(path, _open(path))
+
+
+def read_image(paths: Sequence[Path]) -> Image:
+    """Read a scan from one file or from one file per channel (or group of channels), in order.
+
+    Args:
+        paths: Files on the same grid. Vector pixels and the fourth axis of a file are channels.
+
+    Raises:
+        UnusableFileError: If a file cannot be read, its voxels are not finite, or its grid is not that of the first.
+        ValueError: If there is no path.
+    """
+    if not paths:
+        raise ValueError("paths must hold at least one file, got none")
+    headers, arrays = [], []
+    for path in paths:
+        header, channels = _read_channels(path)
+        with np.errstate(over="ignore"):
+            array = channels.astype(np.float32)
+        if num_bad := int(array.size - np.count_nonzero(np.isfinite(array))):
+            message = f"voxels must be finite numbers, got {num_bad} of {array.size} that are NaN or infinite"
+            raise unusable(path, "finite", message, "Replace these voxels, or export the file again")
+        headers.append(header)
+        arrays.append(array)
+        first = headers[0]
+        for severity, rule, message in grid_differences(first.shape, first.geometry, header.shape, header.geometry):
+            if severity == "error":
+                raise unusable(path, rule, f"{message} (of {paths[0].name})", "Resample the channels to one grid")
+    return Image(array=arrays[0] if len(arrays) == 1 else np.concatenate(arrays), geometry=headers[0].geometry)
+
+
+def read_label(path: Path) -> LabelImage:
+    """Read a label map; whole numbers stored as floats are taken as integers.
+
+    A picture in which all colours are equal is a label map stored as RGB and is read as one.
+
+    Raises:
+        UnusableFileError: If the file cannot be read, is stored with loss, has several channels or fractional values.
+    """
+    if image_suffix(path) in LOSSY_SUFFIXES:
+        raise unusable(
+            path, "lossless", "a label map must be stored without loss, got JPEG", "Export the labels as PNG"
+        )
+    header, channels = _read_channels(path)
+    if header.num_channels > 1:
+        is_grey = image_suffix(path) in PICTURE_SUFFIXES and all(np.array_equal(channels[0], c) for c in channels[1:])
+        if not is_grey:
+            message = f"a label map must have one channel, got {header.num_channels}"
+            raise unusable(path, "label-channels", message, "Store one integer per voxel: the number of its class")
+    array = channels[0]
+    if array.dtype.kind == "f":
+        array = _whole_numbers(path, array)
+    return LabelImage(array=np.ascontiguousarray(array), geometry=header.geometry)
+
+
+def write_label(path: Path, label: LabelImage) -> None:
+    """Write a label map on exactly its grid, whole or not at all; a 2D one is written with two axes.
+
+    Args:
+        path: NIfTI, NRRD, MHA, PNG or TIFF, by suffix.
+        label: Written with the integer type of its array.
+
+    Raises:
+        ValueError: If the format cannot hold the array's type or number of slices, or is not for label maps.
+    """
+    suffix = image_suffix(path)
+    if suffix in (None, ".mhd", ".bmp", *LOSSY_SUFFIXES):
+        raise ValueError(f"{path.name}: suffix must be .nii.gz, .nii, .nrrd, .mha, .png or .tif, got {path.suffix!r}")
+    array = label.array
+    allowed = _DTYPES_BY_SUFFIX.get(suffix or "")
+    if allowed and array.dtype.name not in allowed:
+        raise ValueError(
+            f"{path.name}: type must be one of {allowed}, got {array.dtype}. Write .nii.gz, .nrrd or .mha."
+        )
+    is_flat = label.geometry.dimensions == 2 or suffix == ".png"
+    if is_flat and array.shape[0] != 1:
+        raise ValueError(f"{path.name}: a 2D file must get one slice, got {array.shape[0]}. Write .nii.gz or .tif.")
+    _write(path, sitk.GetImageFromArray(array[0] if is_flat else array), label.geometry)
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Write a scan on exactly its grid, whole or not at all, as float32 with channels as vector pixels.
+
+    Args:
+        path: NIfTI, NRRD or MHA, by suffix.
+        image: A 2D one is written with two axes.
+
+    Raises:
+        ValueError: If the format cannot hold float32 on any grid.
+    """
+    suffix = image_suffix(path)
+    if suffix in (None, ".mhd", *PICTURE_SUFFIXES):
+        raise ValueError(f"{path.name}: suffix must be .nii.gz, .nii, .nrrd or .mha, got {path.suffix!r}")
+    channels = image.array[:, 0] if image.geometry.dimensions == 2 else image.array
+    if len(channels) == 1:
+        _write(path, sitk.GetImageFromArray(channels[0]), image.geometry)
+    else:
+        _write(path, sitk.GetImageFromArray(np.moveaxis(channels, 0, -1), isVector=True), image.geometry)
+
+
+def label_values(array: NDArray[np.integer]) -> tuple[int, ...]:
+    """Return the distinct values of a label map, (Z, Y, X), in ascending order.
+
+    Values that lie close together are counted, slice by slice, instead of sorted, which is many times faster.
+    """
+    lowest, highest = int(array.min()), int(array.max())
+    if highest - lowest >= _COUNTED_RANGE:
+        return tuple(int(value) for value in np.unique(array))
+    num_possible = highest - lowest + 1
+    counts = sum(np.bincount(plane.ravel().astype(np.int64) - lowest, minlength=num_possible) for plane in array)
+    return tuple(int(value) + lowest for value in np.flatnonzero(counts))
+
+
+def _write(path: Path, image: sitk.Image, geometry: Geometry) -> None:
+    axes = image.GetDimension()
+    image.SetSpacing(geometry.spacing[::-1][:axes])
+    image.SetOrigin(geometry.origin[:axes])
+    image.SetDirection(np.reshape(geometry.direction, (3, 3))[:axes, :axes].ravel().tolist())
+    with replacing(path) as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+
+
+def _open(path: Path) -> sitk.ImageFileReader:
+    suffix = image_suffix(path)
+    if suffix is None:
+        message = f"must be an image ({', '.join(IMAGE_SUFFIXES)}), got {path.suffix or 'no suffix'!r}"
+        raise unusable(path, "format", message, "Convert it to one of these formats")
+    if not path.is_file():
+        raise unusable(path, "missing", *_absence(path))
+    if suffix in NIFTI_SUFFIXES:
+        require_stated_spacing(path)
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with _sitk_errors_named(path):
+        reader.ReadImageInformation()
+    return reader
+
+
+def _absence(path: Path) -> tuple[str, str]:
+    siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+    similar = next((other.name for other in siblings if other.name.casefold() == path.name.casefold()), None)
+    if similar:
+        return f"the file must be there, found {similar} (upper and lower case differ)", "Rename one of them"
+    return "the file must be there, found none", "Restore it, or remove its entry"
+
+
+@contextmanager
+def _sitk_errors_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        if "orthonormal" in reason:
+            message = "direction must have axes at right angles, got none that have"
+            remedy = "Resample the file to such a grid, or repair the orientation in its header"
+            raise unusable(path, "direction", message, remedy) from None
+        if "spacing" in reason.lower():
+            raise unusable(path, "spacing", f"spacing must be above zero, got: {reason}", "Export it again") from None
+        raise unusable(path, "readable", f"must be readable, got: {reason}", "Fetch or export the file again") from None
+
+
+def _header(path: Path, reader: sitk.ImageFileReader) -> Header:
+    size = reader.GetSize()
+    dtype = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    if "complex" in dtype:
+        raise unusable(
+            path, "format", f"voxels must be real numbers, got {dtype}", "Store magnitude and phase as channels"
+        )
+    components = reader.GetNumberOfComponents()
+    repeats = [count for count in (components, *size[3:]) if count > 1]
+    if len(repeats) > 1 or len(size) > 5:
+        message = f"must have three axes of space and one of channels at most, got {len(size)} axes of {size}"
+        raise unusable(path, "dimensions", message, "Store each time point or channel as a file of its own")
+    num_channels = repeats[0] if repeats else 1
+    is_picture = image_suffix(path) in PICTURE_SUFFIXES
+    has_alpha = is_picture and components in (2, 4)
+    shape = (1,) * (3 - len(size)) + tuple(reversed(size[:3]))
+    spacing = (1.0, 1.0, 1.0) if is_picture else _spacing(path, reader.GetSpacing(), shape)
+    axes = min(len(size), 3)
+    direction = np.eye(3)
+    stated = np.reshape(reader.GetDirection(), (len(size), len(size)))
+    direction[:axes, :axes] = stated[:axes, :axes] + 0.0
+    if np.abs(direction.T @ direction - np.eye(3)).max() > _ORTHONORMAL_TOLERANCE:
+        message = f"direction must have axes at right angles, got {np.round(direction, 4).tolist()}"
+        raise unusable(path, "direction", message, "Resample the file to such a grid")
+    origin = (*reader.GetOrigin()[:axes], 0.0)[:3]
+    return Header(
+        num_channels=num_channels - has_alpha,
+        shape=shape,
+        geometry=Geometry(spacing=spacing, origin=origin, direction=tuple(direction.ravel().tolist()), dimensions=axes),
+        dtype=dtype,
+    )
+
+
+def _spacing(path: Path, stated: Sequence[float], shape: Shape) -> tuple[float, float, float]:
+    """Return a file's spacing, (z, y, x); an axis of one voxel may lack it."""
+    z, y, x = (1.0,) * (3 - len(stated)) + tuple(reversed(stated[:3]))
+    for value, size in zip((z, y, x), shape, strict=True):
+        if size > 1 and not (math.isfinite(value) and value > 0):
+            message = f"spacing (z, y, x) must be above zero, got {(z, y, x)}"
+            raise unusable(path, "spacing", message, "Export the file again, or write the true spacing into its header")
+    return (z if z > 0 else 1.0, y if y > 0 else 1.0, x if x > 0 else 1.0)
+
+
+def _read_channels(path: Path) -> tuple[Header, NDArray[np.generic]]:
+    """Return a file's header and its voxels, (C, Z, Y, X), in the type of the file."""
+    reader = _open(path)
+    header = _header(path, reader)
+    if image_suffix(path) in NIFTI_SUFFIXES:
+        require_whole(path)
+    with _sitk_errors_named(path):
+        image = reader.Execute()
+    array = sitk.GetArrayFromImage(image)
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        array = np.moveaxis(array, -1, 0)
+    channels: NDArray[np.generic] = array.reshape(-1, *header.shape)[: header.num_channels]
+    return header, channels
+
+
+def _whole_numbers(path: Path, array: NDArray[np.generic]) -> NDArray[np.integer]:
+    with np.errstate(invalid="ignore"):
+        is_whole = np.isfinite(array) & (array == np.rint(array))
+    if not is_whole.all():
+        examples = ", ".join(f"{value:.6g}" for value in np.unique(array[~is_whole])[:3])
+        num_bad = array.size - np.count_nonzero(is_whole)
+        message = f"label values must be whole numbers, got {num_bad} voxels that are not, such as {examples}"
+        raise unusable(path, "integer", message, "Resample labels with nearest neighbours and store them as integers")
+    return array.astype(np.int64)

@@ -1,0 +1,109 @@
+"""What the bytes of a NIfTI file say and SimpleITK keeps to itself.
+
+SimpleITK replaces a spacing of zero by one and fills the missing end of a truncated file, both in silence.
+"""
+
+import gzip
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from autoseg.data.problem import unusable
+
+_HEADER_BYTES = 348
+_HEADER_BYTES_OF_VERSION_2 = 540
+_CHUNK_BYTES = 1 << 20
+_RETRY = "Fetch or export the file again"
+
+
+@dataclass(frozen=True)
+class NiftiHeader:
+    """The part of a NIfTI header that is checked.
+
+    Attributes:
+        shape: Voxels per axis in the file's order, x first.
+        spacing: What the file states per axis, x first, in its own unit; may be zero, negative or not a number.
+        data_end: Bytes that the uncompressed file must have; zero where the voxels lie in another file.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    data_end: int
+
+
+def read_nifti_header(path: Path) -> NiftiHeader:
+    """Read the header of a NIfTI-1 file, compressed or not.
+
+    Raises:
+        UnusableFileError: If the file is no NIfTI-1 file or ends before its header does.
+
+    Source:
+        NIfTI-1 data format, nifti1.h: dim at byte 40, bitpix at 72, pixdim at 76, vox_offset at 108, magic at 344.
+    """
+    try:
+        with _uncompressed(path) as stream:
+            header = stream.read(_HEADER_BYTES)
+    except (EOFError, OSError, zlib.error) as error:
+        raise unusable(path, "readable", f"must be readable, got: {error}", _RETRY) from None
+    if len(header) < _HEADER_BYTES:
+        message = f"must have a NIfTI header of {_HEADER_BYTES} bytes, got a file of {len(header)}"
+        raise unusable(path, "readable", message, _RETRY)
+    order = next((order for order in "<>" if struct.unpack_from(f"{order}i", header)[0] == _HEADER_BYTES), None)
+    if order is None:
+        version_2 = _HEADER_BYTES_OF_VERSION_2 in (struct.unpack_from(f"{order}i", header)[0] for order in "<>")
+        found = "a NIfTI-2 header" if version_2 else "other content"
+        raise unusable(path, "readable", f"must be a NIfTI-1 file, got {found}", "Convert it to NIfTI-1, NRRD or MHA")
+    dim = struct.unpack_from(f"{order}8h", header, 40)
+    if not 1 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
+        raise unusable(path, "readable", f"must state sizes of one voxel or more, got {dim}", _RETRY)
+    bits = struct.unpack_from(f"{order}h", header, 72)[0]
+    pixdim = struct.unpack_from(f"{order}8f", header, 76)
+    shape = dim[1 : dim[0] + 1]
+    offset = int(struct.unpack_from(f"{order}f", header, 108)[0])
+    is_one_file = header[344:348] == b"n+1\0"
+    data_end = offset + math.ceil(math.prod(shape) * bits / 8) if is_one_file else 0
+    return NiftiHeader(shape=shape, spacing=pixdim[1 : dim[0] + 1], data_end=data_end)
+
+
+def require_stated_spacing(path: Path) -> None:
+    """Refuse a NIfTI file whose spacing is zero, negative or not a number along an axis with several voxels.
+
+    Raises:
+        UnusableFileError: If it is, or if the header cannot be read.
+    """
+    header = read_nifti_header(path)
+    stated = tuple(round(value, 6) for value in header.spacing[:3])
+    bad = [not (math.isfinite(value) and value > 0) for value in stated]
+    if any(is_bad and size > 1 for is_bad, size in zip(bad, header.shape, strict=False)):
+        message = f"spacing (pixdim, x first) must be above zero, got {stated}"
+        raise unusable(path, "spacing", message, "Export the file again, or write the true spacing into its header")
+
+
+def require_whole(path: Path) -> None:
+    """Refuse a NIfTI file that ends before its last voxel or whose compressed data are damaged.
+
+    Reads the whole file, a piece at a time.
+
+    Raises:
+        UnusableFileError: If it is not whole.
+    """
+    data_end = read_nifti_header(path).data_end
+    num_bytes = 0
+    try:
+        with _uncompressed(path) as stream:
+            while piece := stream.read(_CHUNK_BYTES):
+                num_bytes += len(piece)
+    except (EOFError, OSError, zlib.error) as error:
+        raise unusable(path, "whole", f"compressed data must be whole, got: {error}", _RETRY) from None
+    if num_bytes < data_end:
+        message = f"must hold {data_end} bytes of uncompressed data, got {num_bytes}: the file is truncated"
+        raise unusable(path, "whole", message, _RETRY)
+
+
+def _uncompressed(path: Path) -> IO[bytes]:
+    with path.open("rb") as stream:
+        is_compressed = stream.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if is_compressed else path.open("rb")
