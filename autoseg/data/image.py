@@ -1,6 +1,7 @@
 """Images and label maps between files and arrays. The only module that knows SimpleITK and its x-first order."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ _DTYPES_BY_SUFFIX = {
 }
 _ORTHONORMAL_TOLERANCE = 1e-3
 _COUNTED_RANGE = 1 << 16
+_REASON_PREFIX = re.compile(r"^(sitk::|ITK )?ERROR: (\w+\(0x[0-9a-f]+\): )?")
 
 
 @dataclass(frozen=True)
@@ -235,13 +237,15 @@ def _sitk_errors_named(path: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
+        reason = _REASON_PREFIX.sub("", str(error).strip().splitlines()[-1].strip())
         if "orthonormal" in reason:
             message = "direction must have axes at right angles, got none that have"
             remedy = "Resample the file to such a grid, or repair the orientation in its header"
             raise unusable(path, "direction", message, remedy) from None
         if "spacing" in reason.lower():
             raise unusable(path, "spacing", f"spacing must be above zero, got: {reason}", "Export it again") from None
+        if "Unable to determine" in reason:
+            reason = "content of no format that autoseg reads"
         raise unusable(path, "readable", f"must be readable, got: {reason}", "Fetch or export the file again") from None
 
 

@@ -4,12 +4,12 @@ SimpleITK replaces a spacing of zero by one and fills the missing end of a trunc
 """
 
 import gzip
+import io
 import math
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from autoseg.data.problem import unusable
 
@@ -103,7 +103,7 @@ def require_whole(path: Path) -> None:
         raise unusable(path, "whole", message, _RETRY)
 
 
-def _uncompressed(path: Path) -> IO[bytes]:
+def _uncompressed(path: Path) -> io.BufferedIOBase:
     with path.open("rb") as stream:
         is_compressed = stream.read(2) == b"\x1f\x8b"
     return gzip.open(path, "rb") if is_compressed else path.open("rb")
