@@ -1,0 +1,108 @@
+"""Distance between the surfaces of two masks: Hausdorff distance, average surface distance, surface Dice.
+
+The surface of a mask is made of its border voxels: those with a face towards background or towards the outside of the
+array. Distances run between voxel centres, in mm. An axis of one voxel has no faces, so that a slice has a contour.
+
+What empty masks give:
+
+| | both empty | one empty |
+|---|---|---|
+| surface Dice | None | 0 |
+| distances | None | None: no distance exists; Dice and surface Dice carry the penalty |
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from autoseg.core.geometry import Spacing, bounding_box, box_slices
+
+HAUSDORFF_PERCENTILE = 95.0
+
+
+@dataclass(frozen=True)
+class SurfaceDistances:
+    """How far each border voxel of two masks is from the other mask's surface, from which every measure follows.
+
+    Attributes:
+        from_prediction_mm: One distance per border voxel of the prediction; infinite if the reference is empty.
+        from_reference_mm: One distance per border voxel of the reference; infinite if the prediction is empty.
+    """
+
+    from_prediction_mm: NDArray[np.float64]
+    from_reference_mm: NDArray[np.float64]
+
+    @property
+    def _comparable(self) -> bool:
+        return self.from_prediction_mm.size > 0 and self.from_reference_mm.size > 0
+
+    @property
+    def hd95_mm(self) -> float | None:
+        """The larger of the two directed 95th percentiles; None if a mask is empty."""
+        if not self._comparable:
+            return None
+        directed = (self.from_prediction_mm, self.from_reference_mm)
+        return max(float(np.percentile(distances, HAUSDORFF_PERCENTILE)) for distances in directed)
+
+    @property
+    def average_mm(self) -> float | None:
+        """Mean over the border voxels of both masks; None if a mask is empty."""
+        if not self._comparable:
+            return None
+        return float(np.concatenate([self.from_prediction_mm, self.from_reference_mm]).mean())
+
+    def surface_dice(self, tolerance_mm: float) -> float | None:
+        """Return the share of border voxels, of both masks, within a tolerance of the other surface.
+
+        None if both masks are empty, 0 if one is.
+
+        Args:
+            tolerance_mm: Largest distance that counts as agreement, in mm.
+
+        Source:
+            Nikolov et al. 2021, Clinically applicable segmentation of head and neck anatomy; on voxels, not on surfels.
+        """
+        distances = np.concatenate([self.from_prediction_mm, self.from_reference_mm])
+        return float((distances <= tolerance_mm).mean()) if distances.size else None
+
+
+def surface_distances(
+    prediction: NDArray[np.bool_], reference: NDArray[np.bool_], spacing_mm: Spacing
+) -> SurfaceDistances:
+    """Return the distances between the surfaces of two masks.
+
+    Args:
+        prediction: Mask, (Z, Y, X).
+        reference: Mask of the same shape.
+        spacing_mm: (z, y, x), in mm.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if prediction.shape != reference.shape:
+        raise ValueError(f"prediction must have the reference's shape {reference.shape}, got {prediction.shape}")
+    extended = [axis for axis, size in enumerate(prediction.shape) if size > 1]
+    shape = tuple(prediction.shape[axis] for axis in extended)
+    spacing = tuple(spacing_mm[axis] for axis in extended)
+    prediction, reference = prediction.reshape(shape), reference.reshape(shape)
+    crop = box_slices(bounding_box(prediction | reference))
+    borders = [_border(mask[crop]) for mask in (prediction, reference)]
+    return SurfaceDistances(
+        from_prediction_mm=_distances_mm(borders[0], borders[1], spacing),
+        from_reference_mm=_distances_mm(borders[1], borders[0], spacing),
+    )
+
+
+def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return mask & ~np.asarray(ndimage.binary_erosion(mask))
+
+
+def _distances_mm(start: NDArray[np.bool_], end: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.float64]:
+    if not end.any():
+        return np.full(int(start.sum()), np.inf)
+    if not start.any():
+        return np.zeros(0)
+    distances: NDArray[np.float64] = np.asarray(ndimage.distance_transform_edt(~end, sampling=spacing))[start]
+    return distances
