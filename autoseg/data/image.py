@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from autoseg.core.artefact import replacing
 from autoseg.core.geometry import Geometry, Shape
 from autoseg.data.grid import grid_differences
-from autoseg.data.nifti import require_stated_spacing, require_whole
 from autoseg.data.problem import unusable
+from autoseg.data.raw_header import require_stated_spacing, require_whole
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")

@@ -1,6 +1,7 @@
-"""What the bytes of a NIfTI file say and SimpleITK keeps to itself.
+"""What the bytes of image files say and SimpleITK keeps to itself.
 
-SimpleITK replaces a spacing of zero by one and fills the missing end of a truncated file, both in silence.
+In silence it takes a missing spacing, or one of zero in NIfTI, for one, and fills the missing end of a truncated NIfTI
+file.
 """
 
 import gzip
@@ -16,6 +17,13 @@ from autoseg.data.problem import unusable
 _HEADER_BYTES = 348
 _HEADER_BYTES_OF_VERSION_2 = 540
 _CHUNK_BYTES = 1 << 20
+_TEXT_HEADER_BYTES = 1 << 14
+_SPACING_KEYS = {
+    ".nrrd": (b"spacings:", b"space directions:"),
+    ".mha": (b"ElementSpacing", b"ElementSize"),
+    ".mhd": (b"ElementSpacing", b"ElementSize"),
+}
+_END_OF_TEXT_HEADER = {".nrrd": b"\n\n", ".mha": b"ElementDataFile", ".mhd": b"ElementDataFile"}
 _RETRY = "Fetch or export the file again"
 
 
@@ -80,6 +88,17 @@ def require_stated_spacing(path: Path) -> None:
     if any(is_bad and size > 1 for is_bad, size in zip(bad, header.shape, strict=False)):
         message = f"spacing (pixdim, x first) must be above zero, got {stated}"
         raise unusable(path, "spacing", message, "Export the file again, or write the true spacing into its header")
+
+
+def states_spacing(path: Path) -> bool:
+    """Return whether the text header of an NRRD or MetaImage file has a spacing; other formats always do."""
+    suffix = path.suffix.lower()
+    if suffix not in _SPACING_KEYS:
+        return True
+    with path.open("rb") as stream:
+        start = stream.read(_TEXT_HEADER_BYTES).replace(b"\r\n", b"\n")
+    header = start.partition(_END_OF_TEXT_HEADER[suffix])[0]
+    return any(key in header for key in _SPACING_KEYS[suffix])
 
 
 def require_whole(path: Path) -> None:

@@ -1,0 +1,116 @@
+"""Verification of a dataset: all problems in one pass, each with its remedy."""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from autoseg.core.artefact import Artefact
+from autoseg.core.errors import DatasetError
+from autoseg.core.labels import Labels
+from autoseg.core.parallel import parallel_map
+from autoseg.core.progress import Progress
+from autoseg.data.check_case import CaseFindings, CaseToCheck, check_labelled, check_unlabelled
+from autoseg.data.dataset import Dataset
+from autoseg.data.problem import Problem, Severity
+
+
+class CheckReport(Artefact):
+    """What is wrong with a dataset.
+
+    Attributes:
+        problems: In the order of the cases; first those of names and lists, last those between cases.
+        num_cases: Labelled cases that were read.
+    """
+
+    problems: tuple[Problem, ...]
+    num_cases: int
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """Problems that a plan refuses."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """Problems that a plan goes on with."""
+        return tuple(problem for problem in self.problems if problem.severity == "warning")
+
+
+def check_dataset(dataset: Dataset, progress: Progress, num_workers: int) -> CheckReport:
+    """Read every labelled case, and the headers of the others, and return all that is wrong.
+
+    Rules, as in `Problem.rule`:
+        partner, name, unlisted, count: files and lists (found by `open_dataset`)
+        missing, format, readable, whole: a file can be read to its end
+        dimensions, channels, label-channels: axes and channels are as declared
+        shape, spacing, origin, direction: grids are usable and agree within a case, see `grid_differences`
+        finite, constant: intensities
+        lossless, integer, labels, empty-label, class-absent: label maps and classes
+        duplicate: the same scan under two names
+
+    Each process holds one file and its label map at a time.
+
+    Raises:
+        DatasetError: If a process dies, for example for want of memory.
+    """
+    labelled = [CaseToCheck(case, dataset.channels, dataset.labels) for case in dataset.cases]
+    unlabelled = [CaseToCheck(case, dataset.channels, dataset.labels) for case in dataset.unlabelled]
+    findings, other_findings = [], []
+    with progress.task("check", len(labelled) + len(unlabelled)) as task:
+        for found in parallel_map(check_labelled, labelled, num_workers, _name, DatasetError):
+            findings.append(found)
+            task.advance()
+        for found in map(check_unlabelled, unlabelled):
+            other_findings.append(found)
+            task.advance()
+    problems = chain(
+        dataset.problems,
+        chain.from_iterable(found.problems for found in (*findings, *other_findings)),
+        _absent_classes(dataset.name, findings, dataset.labels),
+        _duplicates(findings),
+    )
+    return CheckReport(problems=tuple(problems), num_cases=len(findings))
+
+
+def _name(item: CaseToCheck) -> str:
+    return item.case.name
+
+
+def _absent_classes(name: str, findings: Sequence[CaseFindings], labels: Labels) -> Iterator[Problem]:
+    present = {value for found in findings for value in found.values}
+    if not present:
+        return
+    for label in labels.foreground:
+        if label.value not in present:
+            yield Problem(
+                severity="warning",
+                rule="class-absent",
+                file=name,
+                message=f"each declared class should occur, got no voxel of {label.name} ({label.value}) in any case",
+                remedy="Remove the class from dataset.json, or add cases that have it",
+            )
+
+
+def _duplicates(findings: Sequence[CaseFindings]) -> Iterator[Problem]:
+    """Yield a problem for each case whose voxels are those of an earlier one.
+
+    A warning where the labels agree or the two stand in one group; an error where different labels claim the truth for
+    one scan and could stand on both sides of a split.
+    """
+    first_by_digest: dict[str, CaseFindings] = {}
+    for found in findings:
+        if found.image_digest is None:
+            continue
+        first = first_by_digest.setdefault(found.image_digest, found)
+        if first is found:
+            continue
+        is_same_label, is_same_group = first.label_digest == found.label_digest, first.case.group == found.case.group
+        severity: Severity = "warning" if is_same_label or is_same_group else "error"
+        leak = "" if is_same_group else "; a split could learn from one and be tested on the other"
+        labels = "the same label" if is_same_label else "another label"
+        yield Problem(
+            severity=severity,
+            rule="duplicate",
+            file=found.case.images[0],
+            message=f"scans must differ between cases, got the voxels of {first.case.name} with {labels}{leak}",
+            remedy="Remove one of the two, or hold them together with --group-by",
+        )

@@ -1,0 +1,177 @@
+"""All that is wrong with one case, found without stopping at the first finding."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.core.labels import Labels
+from autoseg.data.dataset import Case
+from autoseg.data.grid import grid_differences
+from autoseg.data.image import Header, LabelImage, label_values, read_header, read_image, read_label
+from autoseg.data.problem import Problem, Severity, UnusableFileError
+from autoseg.data.raw_header import states_spacing
+
+
+@dataclass(frozen=True)
+class CaseToCheck:
+    """A case and what its dataset declares."""
+
+    case: Case
+    channels: tuple[str, ...]
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class CaseFindings:
+    """What is known of a case after reading it.
+
+    Attributes:
+        case: The case.
+        problems: All that is wrong with it alone.
+        values: Values in its label map; empty if that cannot be read.
+        image_digest: Equal for equal voxels; None if an image cannot be read or is constant.
+        label_digest: Equal for equal label maps; None if it cannot be read.
+    """
+
+    case: Case
+    problems: tuple[Problem, ...]
+    values: tuple[int, ...] = ()
+    image_digest: str | None = None
+    label_digest: str | None = None
+
+
+def check_labelled(item: CaseToCheck) -> CaseFindings:
+    """Read a labelled case, one file at a time, and return all that is wrong with it."""
+    case, problems = item.case, list[Problem]()
+    headers = [_read_header(Path(path), problems) for path in case.images]
+    label_path = Path(case.label or "")
+    label_header = _read_header(label_path, problems)
+    problems += _check_channels(case, headers, item.channels)
+    problems += _check_grids(case, headers, label_header)
+    label = _read_label(label_path, problems) if label_header else None
+    values = label_values(label.array) if label else ()
+    problems += _check_values(label_path, values, item.labels)
+    has_foreground = any(value != item.labels.values[0] for value in values)
+    constant: list[bool] = []
+    digest: str | None = ""
+    for path, header in zip(case.images, headers, strict=True):
+        channels = _read_voxels(Path(path), problems) if header else None
+        if channels is None:
+            digest = None
+            continue
+        constant += [bool(channel.min() == channel.max()) for channel in channels]
+        digest = None if digest is None else digest + _digest(channels)
+    problems += _check_constant(case, constant, has_foreground)
+    return CaseFindings(
+        case=case,
+        problems=tuple(problems),
+        values=values,
+        image_digest=None if all(constant) else digest,
+        label_digest=_digest(label.array) if label else None,
+    )
+
+
+def check_unlabelled(item: CaseToCheck) -> CaseFindings:
+    """Read the headers of a case without label; whatever is wrong with it is a warning, as no plan depends on it."""
+    problems: list[Problem] = []
+    headers = [_read_header(Path(path), problems) for path in item.case.images]
+    problems += _check_channels(item.case, headers, item.channels)
+    problems += _check_grids(item.case, headers, None)
+    return CaseFindings(item.case, tuple(problem.model_copy(update={"severity": "warning"}) for problem in problems))
+
+
+def _read_header(path: Path, problems: list[Problem]) -> Header | None:
+    try:
+        header = read_header(path)
+    except UnusableFileError as error:
+        problems.append(error.problem)
+        return None
+    if not states_spacing(path):
+        message = "the header must state a spacing, got none; it is taken as 1 mm along all axes"
+        problems.append(_problem("warning", "spacing", path, message, "Write the true spacing into the header"))
+    return header
+
+
+def _read_label(path: Path, problems: list[Problem]) -> LabelImage | None:
+    try:
+        return read_label(path)
+    except UnusableFileError as error:
+        problems.append(error.problem)
+        return None
+
+
+def _read_voxels(path: Path, problems: list[Problem]) -> NDArray[np.float32] | None:
+    try:
+        return read_image([path]).array
+    except UnusableFileError as error:
+        problems.append(error.problem)
+        return None
+
+
+def _check_channels(case: Case, headers: Sequence[Header | None], channels: Sequence[str]) -> Iterator[Problem]:
+    counts = [header.num_channels for header in headers if header]
+    if len(counts) < len(headers) or sum(counts) == len(channels):
+        return
+    files = ", ".join(Path(path).name for path in case.images)
+    message = f"case must have {len(channels)} channels ({', '.join(channels)}), got {sum(counts)} in {files}"
+    remedy = "Add or remove channels, or correct the channels in dataset.json"
+    yield _problem("error", "channels", case.images[0], message, remedy)
+
+
+def _check_grids(case: Case, headers: Sequence[Header | None], label: Header | None) -> Iterator[Problem]:
+    first = headers[0]
+    if first is None:
+        return
+    others = [(path, header, "channels") for path, header in zip(case.images[1:], headers[1:], strict=True)]
+    others += [(case.label, label, "image and label")] if case.label else []
+    for path, header, both in others:
+        if header is None:
+            continue
+        for severity, rule, message in grid_differences(first.shape, first.geometry, header.shape, header.geometry):
+            against = f"{message} (as {Path(case.images[0]).name} has)"
+            yield _problem(severity, rule, path or "", against, f"Export or resample {both} to one grid")
+
+
+def _check_values(path: Path, values: Sequence[int], labels: Labels) -> Iterator[Problem]:
+    if not values:
+        return
+    if unknown := [value for value in values if value not in labels.values]:
+        shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
+        message = f"label values must be among the declared {_listed(labels.values)}, got also {shown}"
+        remedy = "Declare these values in dataset.json, or remove them from the label map"
+        yield _problem("error", "labels", path, message, remedy)
+    elif set(values) == {labels.values[0]}:
+        message = f"a label map should hold a class besides the background, got {values[0]} everywhere"
+        yield _problem("warning", "empty-label", path, message, "Keep it if nothing is to be found in this scan")
+
+
+def _check_constant(case: Case, constant: Sequence[bool], has_foreground: bool) -> Iterator[Problem]:
+    """Yield a problem if channels have one value everywhere.
+
+    An error where the whole scan is constant but something is labelled in it, as an export must have failed. One empty
+    channel of several may stand for a scan that was not made, and a slice of nothing may have an empty label: warnings.
+    """
+    if not any(constant):
+        return
+    severity: Severity = "error" if all(constant) and has_foreground else "warning"
+    what = "the image" if all(constant) else f"channel {constant.index(True)}"
+    message = f"{what} must have different voxels, got the same value everywhere"
+    yield _problem(severity, "constant", case.images[0], message, "Export it again, or leave the case out")
+
+
+def _digest(array: NDArray[np.generic]) -> str:
+    digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _problem(severity: Severity, rule: str, path: Path | str, message: str, remedy: str) -> Problem:
+    return Problem(severity=severity, rule=rule, file=str(path), message=message, remedy=remedy)
