@@ -15,7 +15,7 @@ class FoldFolder:
     @property
     def weights(self) -> Path:
         """Weights of the finished training, for prediction (safetensors)."""
-        return self.root / "best.safetensors"
+        return self.root / "weights.safetensors"
 
     @property
     def checkpoint(self) -> Path:
@@ -49,6 +49,16 @@ class Workspace:
         return self.root / "dataset.json"
 
     @property
+    def check(self) -> Path:
+        """Findings about the dataset."""
+        return self.root / "check.json"
+
+    @property
+    def allocation(self) -> Path:
+        """How a run shares out its budget."""
+        return self.root / "allocation.json"
+
+    @property
     def unpacked(self) -> Path:
         """Where archives are unpacked to."""
         return self.root / "unpacked"
@@ -68,6 +78,11 @@ class Workspace:
     @property
     def selection(self) -> Path:
         return self.root / "selection.json"
+
+    @property
+    def run(self) -> Path:
+        """What a run has reached."""
+        return self.root / "run.json"
 
     @property
     def report(self) -> Path:

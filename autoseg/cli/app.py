@@ -1,0 +1,299 @@
+"""The commands.
+
+Results go to stdout, logs and progress to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel
+
+import autoseg
+from autoseg import pipeline
+from autoseg.benchmark.run import benchmark as run_benchmark
+from autoseg.cli import options as opt
+from autoseg.cli import tables
+from autoseg.cli.terminal import TerminalProgress, duration, err, out, show_logs
+from autoseg.core.errors import AutosegError
+from autoseg.core.workspace import Workspace
+from autoseg.evaluate.run import evaluate as evaluate_files
+from autoseg.report.run import draw_run
+from autoseg.train.loop import TrainingRequest
+
+MOST_WORKERS = 16
+"""Beyond this many, processes that read cases wait for the disk."""
+
+app = typer.Typer(
+    name="autoseg",
+    help="Medical image segmentation that configures itself. Add --debug to any command for tracebacks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    show_logs(debug=debug)
+    try:
+        code = app(args=[text for text in arguments if text != "--debug"], standalone_mode=False)
+    except typer.TyperException as error:
+        err.print(error.format_message(), markup=False)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        err.print("Interrupted. The same command goes on from here.")
+        sys.exit(130)
+    except AutosegError as error:
+        if debug:
+            raise
+        err.print(f"Error: {error}", markup=False)
+        sys.exit(1)
+    sys.exit(code or 0)
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        out.print(f"autoseg {autoseg.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def check(
+    source: opt.Source,
+    workspace: opt.WorkspaceFolder = opt.WORKSPACE,
+    group_by: opt.GroupBy = None,
+    workers: opt.Workers = None,
+    as_json: opt.Json = False,
+) -> int:
+    """Verify a dataset: all problems at once, each with its remedy."""
+    data = pipeline.DataOptions(group_by, pipeline.NUM_FOLDS, _workers(workers))
+    dataset, report = pipeline.check(source, Workspace(workspace), data, TerminalProgress())
+    if as_json:
+        _print_json(report)
+    else:
+        tables.show_check(dataset, report)
+    return 1 if report.errors else 0
+
+
+@app.command()
+def plan(
+    source: opt.Source,
+    workspace: opt.WorkspaceFolder = opt.WORKSPACE,
+    preset: opt.Preset = None,
+    group_by: opt.GroupBy = None,
+    num_folds: opt.NumFolds = pipeline.NUM_FOLDS,
+    workers: opt.Workers = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Check a dataset, take its fingerprint, split it into folds and plan.
+
+    Presets: residual (the default), plain, residual-m, residual-l, residual-xl, cpu; see rules/presets.toml.
+    """
+    data = pipeline.DataOptions(group_by, num_folds, _workers(workers))
+    planned = pipeline.plan(source, Workspace(workspace), data, preset, TerminalProgress())
+    if as_json:
+        _print_json(planned)
+        return
+    tables.show_plan(planned)
+    out.print(f"\nWrote {Workspace(workspace).plan}. Next: autoseg train --fold 0{_same(workspace)}")
+
+
+@app.command()
+def preprocess(
+    workspace: opt.WorkspaceFolder = opt.WORKSPACE,
+    configuration: opt.Configuration = None,
+    workers: opt.Workers = None,
+) -> None:
+    """Preprocess the cases of a planned dataset; `train` does it when needed."""
+    place = Workspace(workspace)
+    chosen = pipeline.choose_configuration(pipeline.load_plan(place), configuration)
+    _, folder = pipeline.preprocess(place, chosen, _workers(workers), TerminalProgress())
+    out.print(f"Wrote {folder}. Next: autoseg train --fold 0{_same(workspace)}")
+
+
+@app.command()
+def train(
+    fold: Annotated[int, typer.Option("--fold", min=0, help="Number of the fold to hold out.")],
+    workspace: opt.WorkspaceFolder = opt.WORKSPACE,
+    configuration: opt.Configuration = None,
+    epochs: opt.Epochs = None,
+    budget: opt.Budget = None,
+    device: opt.Device = "auto",
+    seed: opt.Seed = 0,
+    workers: opt.Workers = None,
+    restart: opt.Restart = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Train one fold, or go on with it where it was broken off; then score it on its held-out cases."""
+    place = Workspace(workspace)
+    planned = pipeline.load_plan(place)
+    chosen = pipeline.choose_configuration(planned, configuration)
+    length = pipeline.training_length(planned, epochs, budget)
+    request = TrainingRequest(
+        configuration=chosen,
+        fold=fold,
+        num_epochs=length.num_epochs,
+        budget_s=length.budget_s,
+        device=device,
+        seed=seed,
+        num_workers=_workers(workers),
+        restart=restart,
+    )
+    record = pipeline.train(place, request, _workers(workers), TerminalProgress())
+    evaluation = pipeline.score_held_out(place, chosen, (fold,), device, _workers(workers), TerminalProgress())
+    if as_json:
+        _print_json({"training": record.model_dump(mode="json"), "held_out": evaluation.model_dump(mode="json")})
+        return
+    tables.show_evaluation(f"Held-out cases of fold {fold}, {chosen}", evaluation)
+    out.print(
+        f"\nTrained {record.num_epochs} epochs, {record.num_steps} steps, in {duration(record.seconds)}."
+        f" Wrote {place.fold(chosen, fold).root}. Next: autoseg predict SCAN OUT{_same(workspace)}"
+    )
+
+
+@app.command()
+def predict(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A scan, or a folder of scans.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="A file for one scan, a folder for several.")],
+    workspace: opt.WorkspaceFolder = opt.WORKSPACE,
+    configuration: opt.Configuration = None,
+    folds: Annotated[str, typer.Option("--folds", help="Folds to average: all, 0, 0,2 or 0-4.")] = "all",
+    mirror: Annotated[bool, typer.Option("--mirror/--no-mirror", help="Average over mirrored scans.")] = True,
+    device: opt.Device = "auto",
+    as_json: opt.Json = False,
+) -> int:
+    """Segment new scans with the trained folds of a configuration."""
+    place = Workspace(workspace)
+    chosen = pipeline.choose_configuration(pipeline.load_plan(place), configuration)
+    model = pipeline.ModelChoice(chosen, opt.parse_folds(folds), device, mirror)
+    outcomes = pipeline.predict(place, model, source, target, TerminalProgress())
+    if as_json:
+        _print_json([outcome.model_dump(mode="json") for outcome in outcomes])
+    else:
+        tables.show_outcomes(outcomes)
+    return 0 if all(outcome.error is None for outcome in outcomes) else 1
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(metavar="PRED", help="Predicted label file or folder.")],
+    references: Annotated[Path, typer.Argument(metavar="REF", help="Reference label file or folder.")],
+    as_json: opt.Json = False,
+    save: Annotated[Path | None, typer.Option("--save", help="Also write the JSON here.")] = None,
+    workers: opt.Workers = None,
+) -> None:
+    """Score predictions against references: Dice per case and class, mean and spread, surface distances."""
+    evaluation = evaluate_files(predictions, references, None, TerminalProgress(), _workers(workers))
+    if save is not None:
+        evaluation.save(save)
+    if as_json:
+        _print_json(evaluation)
+    else:
+        tables.show_cases(evaluation)
+        tables.show_evaluation("Summary", evaluation)
+
+
+@app.command()
+def run(
+    source: opt.Source,
+    workspace: opt.WorkspaceFolder = opt.WORKSPACE,
+    preset: opt.Preset = None,
+    configuration: opt.Configuration = None,
+    folds: Annotated[str, typer.Option("--folds", help="Folds to train: all, 0, 0,2 or 0-4.")] = "all",
+    group_by: opt.GroupBy = None,
+    num_folds: opt.NumFolds = pipeline.NUM_FOLDS,
+    epochs: opt.Epochs = None,
+    budget: opt.Budget = None,
+    device: opt.Device = "auto",
+    seed: opt.Seed = 0,
+    workers: opt.Workers = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Do all of it: check, plan, preprocess, train, predict the held-out cases, score. The same command goes on."""
+    place = Workspace(workspace)
+    request = pipeline.RunRequest(
+        source=source,
+        data=pipeline.DataOptions(group_by, num_folds, _workers(workers)),
+        preset=preset,
+        configuration=configuration,
+        folds=opt.parse_folds(folds),
+        num_epochs=epochs,
+        budget_s=budget,
+        device=device,
+        seed=seed,
+    )
+    result = pipeline.run(place, request, TerminalProgress())
+    pictures = draw_run(place, result)
+    if as_json:
+        _print_json(result)
+        return
+    tables.show_run(result)
+    tables.show_pictures(pictures)
+    out.print(f"\nNext: autoseg predict SCAN OUT{_same(workspace)}")
+
+
+@app.command()
+def benchmark(
+    name: Annotated[str, typer.Argument(help="Entry of datasets.json, for example hippocampus or phantom.")],
+    source: Annotated[
+        Path | None, typer.Option("--source", help="Folder or archive of the dataset, instead of downloading it.")
+    ] = None,
+    workspace: Annotated[
+        Path | None, typer.Option("--workspace", "-w", help="Folder for everything. [default: autoseg_work/NAME]")
+    ] = None,
+    preset: opt.Preset = None,
+    configuration: opt.Configuration = None,
+    folds: Annotated[str, typer.Option("--folds", help="Folds to train: all, 0, 0,2 or 0-4.")] = "all",
+    epochs: opt.Epochs = None,
+    budget: opt.Budget = None,
+    device: opt.Device = "auto",
+    seed: opt.Seed = 0,
+    workers: opt.Workers = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Run a public challenge dataset end to end and show our Dice beside the published one of the same folds."""
+    place = Workspace(workspace or opt.WORKSPACE / name)
+    request = pipeline.RunRequest(
+        source=place.root,
+        data=pipeline.DataOptions(None, pipeline.NUM_FOLDS, _workers(workers)),
+        preset=preset,
+        configuration=configuration,
+        folds=opt.parse_folds(folds),
+        num_epochs=epochs,
+        budget_s=budget,
+        device=device,
+        seed=seed,
+    )
+    result = run_benchmark(name, source, place, request, TerminalProgress())
+    pictures = draw_run(place, result.run)
+    if as_json:
+        _print_json(result)
+        return
+    tables.show_benchmark(result)
+    tables.show_pictures(pictures)
+
+
+def _print_json(document: BaseModel | object) -> None:
+    content = document.model_dump(mode="json") if isinstance(document, BaseModel) else document
+    sys.stdout.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _workers(asked: int | None) -> int:
+    return (
+        asked if asked is not None else min(len(os.sched_getaffinity(0)), 16) if hasattr(os, "sched_getaffinity") else 2
+    )
+
+
+def _same(workspace: Path) -> str:
+    """Return the option that names the workspace in the next command, where it is needed."""
+    return "" if workspace == opt.WORKSPACE else f" --workspace {workspace}"

@@ -1,0 +1,65 @@
+"""Options that several commands share, and how their texts are read."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoseg.core.workspace import DEFAULT_WORKSPACE
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds from texts like 90s, 30m, 8h, 1h30m, 2d."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise typer.BadParameter(f"must be a length of time such as 90s, 30m, 8h or 1h30m, got {text!r}")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def parse_folds(text: str) -> tuple[int, ...] | None:
+    """Return fold numbers from texts like 0, 0,2, 0-4; None for all."""
+    if text == "all":
+        return None
+    folds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if match is None:
+            raise typer.BadParameter(f"must be fold numbers such as 0 or 0,2 or 0-4, or all, got {text!r}")
+        folds.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(dict.fromkeys(folds))
+
+
+Source = Annotated[Path, typer.Argument(metavar="DATA", help="Folder or archive (.tar, .tar.gz, .zip) of a dataset.")]
+WorkspaceFolder = Annotated[
+    Path, typer.Option("--workspace", "-w", help="Folder for everything that autoseg writes about this dataset.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        "--group-by",
+        help="Keep cases together in one fold: a pattern on the case name, for example '(patient\\d+)_', or a CSV file"
+        " with the columns case and group.",
+    ),
+]
+NumFolds = Annotated[int, typer.Option("--num-folds", min=2, help="Number of folds of the cross-validation.")]
+Preset = Annotated[str | None, typer.Option("--preset", help="Entry of rules/presets.toml; `autoseg plan --help`.")]
+Configuration = Annotated[
+    str | None, typer.Option("--configuration", "-c", help="2d or 3d_fullres. [default: 3d_fullres where it exists]")
+]
+Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Length of a training in epochs.")]
+Budget = Annotated[
+    float | None,
+    typer.Option("--budget", parser=parse_duration, metavar="TIME", help="Wall time to use: 90s, 30m, 8h."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=0, help="Background processes. [default: by the number of cores]")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of weights, patches and augmentation.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Throw away what earlier trainings left.")]
+
+WORKSPACE = DEFAULT_WORKSPACE

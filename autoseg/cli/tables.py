@@ -1,0 +1,138 @@
+"""Results as tables on stdout."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from autoseg.benchmark.run import BenchmarkResult
+from autoseg.cli.terminal import duration, out, show_table
+from autoseg.data.check import CheckReport
+from autoseg.data.dataset import Dataset
+from autoseg.evaluate.scores import Evaluation, Spread
+from autoseg.infer.predictor import Outcome
+from autoseg.pipeline import RunResult
+from autoseg.plan.schema import Plan
+
+MOST_CASES = 60
+"""Rows of a table of cases; the worst are shown."""
+
+
+def show_check(dataset: Dataset, report: CheckReport) -> None:
+    """Print what a dataset is and what is wrong with it."""
+    names = ", ".join(f"{label.value} {label.name}" for label in dataset.labels.classes)
+    out.print(f"{dataset.name}: {len(dataset.cases)} labelled cases, channels {', '.join(dataset.channels)}; {names}")
+    for problem in (*report.errors, *report.warnings):
+        out.print(f"{problem.severity:<8}{problem.sentence}", markup=False)
+    verdict = "cannot be planned" if report.errors else "can be planned"
+    out.print(f"{len(report.errors)} errors, {len(report.warnings)} warnings: {dataset.name} {verdict}.")
+
+
+def show_plan(plan: Plan) -> None:
+    """Print what a plan has decided."""
+    names = list(plan.configurations)
+    rows = [(title, *(text(plan.configurations[name]) for name in names)) for title, text in _PLAN_ROWS]
+    show_table(f"Plan of {plan.dataset}, preset {plan.preset}", ("", *names), rows)
+
+
+def _numbers(values: Sequence[float], separator: str = " x ") -> str:
+    return separator.join(f"{value:.4g}" for value in values)
+
+
+_PLAN_ROWS = (
+    ("spacing (mm)", lambda chosen: _numbers(chosen.spacing)),
+    ("median shape", lambda chosen: _numbers(chosen.median_shape)),
+    ("patch size", lambda chosen: _numbers(chosen.patch_size)),
+    ("batch size", lambda chosen: str(chosen.batch_size)),
+    ("network", lambda chosen: chosen.network.kind),
+    ("features", lambda chosen: _numbers(chosen.network.features, " ")),
+    ("blocks", lambda chosen: _numbers(chosen.network.encoder_blocks, " ")),
+    ("normalisation", lambda chosen: ", ".join(entry.scheme for entry in chosen.normalization)),
+)
+
+
+def show_cases(evaluation: Evaluation) -> None:
+    """Print the Dice of every case, worst first."""
+    cases = sorted(evaluation.cases, key=lambda case: 1.0 if case.dice is None else case.dice)
+    names = [label.name for label in evaluation.labels.foreground]
+    rows = [(case.name, *(_score(case.classes[name].dice) for name in names)) for case in cases[:MOST_CASES]]
+    left_out = f", the worst {MOST_CASES} of {len(cases)}" if len(cases) > MOST_CASES else ""
+    show_table(f"Dice per case{left_out}", ("case", *names), rows)
+
+
+def show_evaluation(title: str, evaluation: Evaluation) -> None:
+    """Print mean and spread of the scores per class."""
+    rows = [
+        (
+            name,
+            _mean_and_spread(summary.dice),
+            _score(summary.dice.median),
+            _mean_and_spread(summary.surface_dice),
+            _millimetres(summary.hd95_mm),
+            str(summary.dice.num_cases),
+        )
+        for name, summary in evaluation.per_class.items()
+    ]
+    rows.append(("mean of classes", _score(evaluation.mean_foreground_dice), "", "", "", str(len(evaluation.cases))))
+    surface = f"surface Dice ({evaluation.tolerance_mm:g} mm)"
+    show_table(title, ("class", "Dice (sd)", "median", surface, "HD95 (mm)", "cases"), rows)
+
+
+def show_outcomes(outcomes: Sequence[Outcome]) -> None:
+    """Print what became of every scan."""
+    for outcome in outcomes:
+        if outcome.error is not None:
+            out.print(f"failed  {outcome.error}", markup=False)
+    written = [outcome for outcome in outcomes if outcome.error is None]
+    for outcome in written[:MOST_CASES]:
+        out.print(f"wrote   {outcome.output}", markup=False)
+    if len(written) > MOST_CASES:
+        out.print(f"... and {len(written) - MOST_CASES} more")
+    out.print(f"{len(written)} of {len(outcomes)} scans segmented.")
+
+
+def show_run(result: RunResult) -> None:
+    """Print what a run has reached, and where its time went."""
+    folds = ", ".join(str(fold) for fold in result.folds)
+    show_evaluation(f"{result.dataset}, {result.configuration}, held-out cases of fold {folds}", result.evaluation)
+    out.print()
+    show_seconds(result)
+
+
+def show_pictures(paths: Sequence[Path]) -> None:
+    """Print where the pictures are."""
+    out.print("\nPictures:")
+    for path in paths:
+        out.print(f"  {path}", markup=False)
+
+
+def show_seconds(result: RunResult) -> None:
+    """Print the time of every stage."""
+    rows = [(stage, duration(seconds)) for stage, seconds in result.seconds.items()]
+    rows.append(("total", duration(sum(result.seconds.values()))))
+    show_table("Time", ("stage", ""), rows)
+
+
+def show_benchmark(result: BenchmarkResult) -> None:
+    """Print our scores beside the published ones."""
+    show_run(result.run)
+    if result.comparison:
+        out.print()
+        rows = [(row.name, _percent(row.ours), _percent(row.published)) for row in result.comparison]
+        show_table(f"Dice in percent; published: {result.published_source}", ("", "autoseg", "published"), rows)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _score(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.4f}"
+
+
+def _mean_and_spread(spread: Spread) -> str:
+    if spread.mean is None or spread.standard_deviation is None:
+        return _score(spread.mean)
+    return f"{spread.mean:.4f} ({spread.standard_deviation:.4f})"
+
+
+def _millimetres(spread: Spread) -> str:
+    return "" if spread.mean is None else f"{spread.mean:.2f}"

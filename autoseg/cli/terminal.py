@@ -1,0 +1,137 @@
+"""What a person at a terminal sees: progress on stderr, results on stdout, messages that say what to do."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+from rich.progress import Task as RichTask
+from rich.table import Table
+from rich.text import Text
+
+from autoseg.core.progress import Task
+
+out = Console(highlight=False, soft_wrap=True)
+"""Results."""
+
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Logs, progress, errors."""
+
+SECONDS_BETWEEN_LINES = 30.0
+"""How often a task reports where no terminal shows a bar."""
+
+
+def show_logs(*, debug: bool) -> None:
+    """Send the package's logs to stderr."""
+    logger = logging.getLogger("autoseg")
+    logger.handlers = [RichHandler(console=err, show_time=False, show_path=False, show_level=False, markup=False)]
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    logger.propagate = False
+
+
+class _TimeLeft(ProgressColumn):
+    """Seconds that are left, from the share that is done."""
+
+    def render(self, task: RichTask) -> Text:
+        left = task.time_remaining if task.total else None
+        return Text("" if left is None else f"{duration(left)} left", style="cyan")
+
+
+class TerminalProgress:
+    """Shows tasks as bars on a terminal, and as a line now and then in a log."""
+
+    @contextmanager
+    def task(self, name: str, total: float) -> Iterator[Task]:
+        """Open a task that is seen until it closes."""
+        if not err.is_terminal:
+            yield _LoggedTask(name, total)
+            return
+        count = (
+            TextColumn("{task.percentage:>3.0f} %") if total != int(total) or total > 10000 else MofNCompleteColumn()
+        )
+        columns = (
+            TextColumn("{task.description:<14}"),
+            BarColumn(bar_width=28),
+            count,
+            TimeElapsedColumn(),
+            _TimeLeft(),
+            TextColumn("{task.fields[shown]}"),
+        )
+        with RichProgress(*columns, console=err, transient=False) as bars:
+            yield _BarTask(bars, bars.add_task(name, total=max(total, 1e-9), shown=""))
+
+
+class _BarTask:
+    def __init__(self, bars: RichProgress, number: object) -> None:
+        self._bars = bars
+        self._number = number
+        self._shown: dict[str, str] = {}
+
+    def advance(self, steps: float = 1, **shown: str) -> None:
+        self._shown |= shown
+        self._bars.update(self._number, advance=steps, shown=_fields(self._shown))  # type: ignore[arg-type]
+
+    def position(self, done: float, **shown: str) -> None:
+        self._shown |= shown
+        self._bars.update(self._number, completed=done, shown=_fields(self._shown))  # type: ignore[arg-type]
+
+
+class _LoggedTask:
+    def __init__(self, name: str, total: float) -> None:
+        self._name, self._total = name, max(total, 1e-9)
+        self._done = 0.0
+        self._started = self._reported = time.monotonic()
+        self._shown: dict[str, str] = {}
+
+    def advance(self, steps: float = 1, **shown: str) -> None:
+        self.position(self._done + steps, **shown)
+
+    def position(self, done: float, **shown: str) -> None:
+        self._done = done
+        self._shown |= shown
+        now = time.monotonic()
+        finished = done >= self._total
+        if finished or now - self._reported >= SECONDS_BETWEEN_LINES:
+            self._reported = now
+            share = min(done / self._total, 1.0)
+            left = (now - self._started) * (1 - share) / max(share, 1e-9)
+            rest = "" if finished else f", {duration(left)} left"
+            err.print(f"{self._name}: {share:.0%}{rest} {_fields(self._shown)}".rstrip())
+            if finished:
+                self._total = float("inf")
+
+
+def _fields(shown: dict[str, str]) -> str:
+    return "  ".join(f"{name} {text}" for name, text in shown.items())
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time as people say it: 42 s, 3 min 20 s, 2 h 05 min, 4 days."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    if seconds < 48 * 3600:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    return f"{seconds / 86400:.0f} days"
+
+
+def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table to stdout, numbers to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table, soft_wrap=False)
+
+
+def is_interactive() -> bool:
+    """Return whether a person sees stdout."""
+    return sys.stdout.isatty()

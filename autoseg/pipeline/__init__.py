@@ -1,0 +1,34 @@
+"""The order of the stages. Each looks at what lies in the workspace and does only what is missing or out of date."""
+
+from autoseg.pipeline.heldout import score_held_out
+from autoseg.pipeline.prediction import ModelChoice, predict
+from autoseg.pipeline.prepare import (
+    NUM_FOLDS,
+    DataOptions,
+    check,
+    choose_configuration,
+    load_plan,
+    plan,
+    preprocess,
+)
+from autoseg.pipeline.run import RunRequest, RunResult, run
+from autoseg.pipeline.training import TrainingLength, train, training_length
+
+__all__ = [
+    "NUM_FOLDS",
+    "DataOptions",
+    "ModelChoice",
+    "RunRequest",
+    "RunResult",
+    "TrainingLength",
+    "check",
+    "choose_configuration",
+    "load_plan",
+    "plan",
+    "predict",
+    "preprocess",
+    "run",
+    "score_held_out",
+    "train",
+    "training_length",
+]

@@ -1,0 +1,164 @@
+"""From a dataset on disk to preprocessed cases: check, fingerprint, splits, plan, preprocessing."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from autoseg.core.artefact import Artefact, digest_of
+from autoseg.core.errors import ArtefactError, DatasetError, PlanError
+from autoseg.core.progress import Progress
+from autoseg.core.workspace import Workspace
+from autoseg.data.check import CheckReport, check_dataset
+from autoseg.data.dataset import Dataset, open_dataset
+from autoseg.data.splits import make_splits
+from autoseg.fingerprint import Fingerprint, extract_fingerprint
+from autoseg.plan.planner import make_plan
+from autoseg.plan.rulebook import load_rulebook
+from autoseg.plan.schema import ConfigurationName, Plan
+from autoseg.preprocess.run import preprocess_dataset
+
+log = logging.getLogger(__name__)
+
+NUM_FOLDS = 5
+"""Of the cross-validation, unless asked for otherwise."""
+
+SEED = 12345
+"""Of the splits: nnU-Net's, so that folds can be compared."""
+
+AnArtefact = TypeVar("AnArtefact", bound=Artefact)
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How a dataset is read.
+
+    Attributes:
+        group_by: Pattern on the case name, or CSV of cases and groups, that keeps patients together; None for neither.
+        num_folds: Folds of the cross-validation.
+        num_workers: Processes that read cases.
+    """
+
+    group_by: str | None
+    num_folds: int
+    num_workers: int
+
+
+def check(source: Path, workspace: Workspace, options: DataOptions, progress: Progress) -> tuple[Dataset, CheckReport]:
+    """Open a dataset, verify it, and write both to the workspace.
+
+    Raises:
+        DatasetError: If there is no dataset at `source`, or the workspace belongs to another one.
+    """
+    dataset = open_dataset(source, workspace.unpacked, options.group_by)
+    dataset = dataset.model_copy(update={"made_from": {"files": _files_digest(dataset)}})
+    if workspace.dataset.exists() and (other := Dataset.load(workspace.dataset)).name != dataset.name:
+        raise DatasetError(
+            f"{workspace.root}: a workspace holds one dataset, {other.name} here, got {dataset.name}."
+            " Name another folder with --workspace."
+        )
+    report = _up_to_date(CheckReport, workspace.check, {"dataset": dataset.digest()})
+    if report is None:
+        report = check_dataset(dataset, progress, options.num_workers)
+        report = report.model_copy(update={"made_from": {"dataset": dataset.digest()}})
+        dataset.save(workspace.dataset)
+        report.save(workspace.check)
+    return dataset, report
+
+
+def plan(source: Path, workspace: Workspace, options: DataOptions, preset: str | None, progress: Progress) -> Plan:
+    """Check a dataset, take its fingerprint, split it and plan; everything is written to the workspace.
+
+    Raises:
+        DatasetError: If the check finds errors; the message lists them.
+        PlanError: If no plan satisfies the rules.
+    """
+    dataset, report = check(source, workspace, options, progress)
+    if report.errors:
+        listed = "\n".join(f"  {problem.sentence}" for problem in report.errors)
+        raise DatasetError(
+            f"{source}: a dataset must be free of errors to be planned, got {len(report.errors)}:\n{listed}"
+        )
+    for problem in report.warnings:
+        log.warning("%s", problem.sentence)
+    made_from = {"dataset": dataset.digest()}
+    fingerprint = _up_to_date(Fingerprint, workspace.fingerprint, made_from)
+    if fingerprint is None:
+        fingerprint = extract_fingerprint(dataset, progress, options.num_workers)
+        fingerprint = fingerprint.model_copy(update={"made_from": made_from})
+        fingerprint.save(workspace.fingerprint)
+    groups = {case.name: case.group for case in dataset.cases}
+    splits = make_splits(groups, options.num_folds, SEED).model_copy(update={"made_from": made_from})
+    planned = make_plan(fingerprint, dataset, load_rulebook(), preset)
+    _save_changed(splits, workspace.splits)
+    _save_changed(planned, workspace.plan)
+    return planned
+
+
+def preprocess(
+    workspace: Workspace, configuration: ConfigurationName, num_workers: int, progress: Progress
+) -> tuple[Plan, Path]:
+    """Preprocess the labelled cases for a configuration; return the plan and the folder."""
+    planned, dataset = load_plan(workspace), Dataset.load(workspace.dataset)
+    chosen = planned.configurations[configuration]
+    folder = workspace.preprocessed(chosen.data_key)
+    preprocess_dataset(dataset, planned, chosen, folder, progress, num_workers)
+    return planned, folder
+
+
+def load_plan(workspace: Workspace) -> Plan:
+    """Return the plan of a workspace.
+
+    Raises:
+        PlanError: If nothing was planned there.
+    """
+    if not workspace.plan.exists():
+        raise PlanError(
+            f"{workspace.root}: a workspace with a plan is needed, found none."
+            " Run `autoseg plan DATA` first, or name the folder with --workspace."
+        )
+    return Plan.load(workspace.plan)
+
+
+def choose_configuration(planned: Plan, asked: str | None) -> ConfigurationName:
+    """Return the configuration that was asked for; without one, `3d_fullres` where the plan has it, else `2d`.
+
+    Raises:
+        PlanError: If the plan lacks it.
+    """
+    for name in (asked,) if asked else ("3d_fullres", "2d"):
+        for known in planned.configurations:
+            if known == name:
+                return known
+    raise PlanError(
+        f"--configuration: must be one of {', '.join(planned.configurations)}, got {asked}. Choose one of them."
+    )
+
+
+def _up_to_date(kind: type[AnArtefact], path: Path, made_from: dict[str, str]) -> AnArtefact | None:
+    """Return a saved artefact if it was made from the same inputs by this version; None otherwise."""
+    if not path.exists():
+        return None
+    try:
+        found = kind.load(path)
+    except ArtefactError as error:
+        log.info("%s Made anew.", error)
+        return None
+    return found if found.made_from == made_from else None
+
+
+def _save_changed(artefact: Artefact, path: Path) -> None:
+    """Write an artefact unless the file already says the same."""
+    if _up_to_date(type(artefact), path, artefact.made_from) != artefact:
+        artefact.save(path)
+
+
+def _files_digest(dataset: Dataset) -> str:
+    """Return a digest of all files of a dataset by name, size and time of change."""
+    found = []
+    for case in (*dataset.cases, *dataset.unlabelled):
+        for name in (*case.images, *([case.label] if case.label else [])):
+            path = Path(name)
+            status = path.stat() if path.exists() else None
+            found.append((name, status.st_size, status.st_mtime_ns) if status else (name, None))
+    return digest_of(found)

@@ -1,0 +1,65 @@
+"""Training of one fold, from the workspace into the workspace."""
+
+from dataclasses import dataclass
+
+from autoseg.core.errors import TrainingError
+from autoseg.core.progress import Progress
+from autoseg.core.workspace import Workspace
+from autoseg.data.splits import Split, Splits
+from autoseg.pipeline.prepare import preprocess
+from autoseg.plan.schema import Plan
+from autoseg.train.loop import TrainingRequest, train_fold
+from autoseg.train.record import TrainingRecord
+
+
+@dataclass(frozen=True)
+class TrainingLength:
+    """How long a training lasts: one of the two is None.
+
+    Attributes:
+        num_epochs: In epochs.
+        budget_s: In seconds of wall time.
+    """
+
+    num_epochs: int | None
+    budget_s: float | None
+
+
+def training_length(planned: Plan, num_epochs: int | None, budget_s: float | None) -> TrainingLength:
+    """Return the length that was asked for; without one, the epochs of the plan's recipe.
+
+    Raises:
+        TrainingError: If both were asked for.
+    """
+    if num_epochs is not None and budget_s is not None:
+        raise TrainingError("training: its length must be --epochs or --budget, got both. Leave one out.")
+    if budget_s is not None:
+        return TrainingLength(None, budget_s)
+    return TrainingLength(num_epochs or planned.training.num_epochs, None)
+
+
+def train(workspace: Workspace, request: TrainingRequest, num_workers: int, progress: Progress) -> TrainingRecord:
+    """Train one fold of one configuration, or go on with it; preprocess first where needed.
+
+    Raises:
+        TrainingError: If there is no such fold; see also `train_fold`.
+    """
+    split = load_split(workspace, request.fold)
+    planned, data_folder = preprocess(workspace, request.configuration, num_workers, progress)
+    folder = workspace.fold(request.configuration, request.fold)
+    return train_fold(planned, split, data_folder, folder, request, progress)
+
+
+def load_split(workspace: Workspace, fold: int) -> Split:
+    """Return the cases to learn from and to hold out.
+
+    Raises:
+        TrainingError: If there is no such fold.
+    """
+    folds = Splits.load(workspace.splits).folds
+    if not 0 <= fold < len(folds):
+        raise TrainingError(
+            f"--fold: must be one of 0 to {len(folds) - 1}, got {fold}."
+            " Choose one of them, or plan again with --num-folds."
+        )
+    return folds[fold]
