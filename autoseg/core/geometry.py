@@ -36,12 +36,14 @@ class Geometry(Record):
 
 
 def resampled_shape(shape: Shape, old_spacing: Spacing, new_spacing: Spacing) -> Shape:
-    """Return the shape of an array after resampling: per axis round(old spacing / new spacing * voxels).
+    """Return the shape of an array after resampling: per axis round(old spacing / new spacing * voxels), 1 or more.
 
     Source:
         Isensee et al. 2021, Methods, resampling; ties round to the even number.
     """
-    return tuple(round(old / new * size) for size, old, new in zip(shape, old_spacing, new_spacing, strict=True))
+    return tuple(
+        max(round(old / new * size), 1) for size, old, new in zip(shape, old_spacing, new_spacing, strict=True)
+    )
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> Box:
