@@ -40,7 +40,7 @@ class Labels(Record):
     def dtype(self) -> np.dtype[np.generic]:
         """Smallest integer type that holds every value."""
         lowest, highest = min(self.values), max(self.values)
-        return np.promote_types(np.min_scalar_type(lowest), np.min_scalar_type(highest))
+        return np.min_scalar_type(highest if lowest >= 0 else min(lowest, -highest - 1))
 
     def undeclared(self, values: NDArray[np.generic]) -> tuple[float, ...]:
         """Return the distinct entries of an array that are no value of a class, in ascending order."""
