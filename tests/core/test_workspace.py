@@ -1,0 +1,33 @@
+from pathlib import Path
+
+from autoseg.core.workspace import FoldFolder, Workspace
+
+
+def test_everything_lies_inside_the_workspace(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    fold = workspace.fold("3d_fullres", 2)
+    inside = [getattr(workspace, name) for name, kind in vars(Workspace).items() if isinstance(kind, property)]
+    inside += [getattr(fold, name) for name, kind in vars(FoldFolder).items() if isinstance(kind, property)]
+    inside += [workspace.preprocessed("key"), workspace.crossval("2d"), fold.root]
+    assert all(tmp_path in path.parents for path in inside)
+    assert len(set(inside)) == len(inside)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trainings_have_folders_of_their_own(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    roots = {workspace.fold(name, fold).root for name in ("2d", "3d_fullres") for fold in range(3)}
+    assert len(roots) == 6
+
+
+def test_finished_folds_are_found_in_order(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    assert workspace.folds("2d") == {}
+    for number in (10, 2, 0):
+        folder = workspace.fold("2d", number)
+        folder.root.mkdir(parents=True)
+        folder.record.touch()
+    workspace.fold("2d", 1).root.mkdir()
+    assert workspace.folds("2d") == {number: workspace.fold("2d", number) for number in (0, 2, 10)}
+    assert list(workspace.folds("2d")) == [0, 2, 10]
+    assert workspace.folds("3d_fullres") == {}
