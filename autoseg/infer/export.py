@@ -81,7 +81,8 @@ def _resampled_slabs(
             part = window[:, used.start - window_start : used.stop - window_start]
             yield rows, _multiply_axes(part, (matrices[0][rows, used], *matrices[1:]))
         done = ready
-        unneeded = (int(first_needed[done]) if done < shape[0] else stored[0]) - window_start
+        needed_from = int(first_needed[done]) if done < shape[0] else stored[0]
+        unneeded = min(needed_from - window_start, window.shape[1])
         window, window_start = window[:, unneeded:], window_start + unneeded
 
 

@@ -1,0 +1,152 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from autoseg.core.geometry import Geometry, Shape
+from autoseg.core.labels import declare_labels
+from autoseg.data.image import Image, LabelImage
+from autoseg.data.store import CaseProperties
+from autoseg.infer import export
+from autoseg.infer.export import most_likely_classes, output_orders, restore_label
+from autoseg.preprocess.case import prepare_case
+from tests.preprocess.plans import RESAMPLING, configuration, plan
+
+LINEAR = (1, 1, 1)
+
+
+def _logits(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _slabs(logits: Tensor, thickness: int) -> list[Tensor]:
+    return [logits[:, first : first + thickness] for first in range(0, logits.shape[1], thickness)]
+
+
+def _properties(cropped_spacing: tuple[float, float, float]) -> CaseProperties:
+    return CaseProperties(
+        name="la",
+        geometry=Geometry(spacing=cropped_spacing),
+        original_shape=(4, 4, 4),
+        transpose=(0, 1, 2),
+        crop_box=((0, 4), (0, 4), (0, 4)),
+        cropped_shape=(4, 4, 4),
+        cropped_spacing=cropped_spacing,
+        stored_shape=(4, 4, 4),
+    )
+
+
+@pytest.mark.parametrize(
+    ("spacing", "original", "expected"),
+    [
+        ((1.0, 1, 1), (3, 1, 1), (1, 1, 1)),
+        ((1.0, 1, 1), (4, 1, 1), (0, 1, 1)),
+        ((4.0, 1, 1), (1, 1, 1), (0, 1, 1)),
+        ((1.0, 1), (7, 2, 2), (0, 1, 1)),
+        ((1.0, 1), (2, 2, 2), (1, 1, 1)),
+    ],
+)
+def test_a_coarse_axis_takes_the_nearest_slice(
+    spacing: tuple[float, ...], original: tuple[float, float, float], expected: tuple[int, ...]
+) -> None:
+    assert output_orders(_properties(original), spacing, RESAMPLING) == expected
+
+
+@pytest.mark.parametrize("budget", [1, 2**14, 2**26])
+@pytest.mark.parametrize("thickness", [1, 4, 30])
+@pytest.mark.parametrize("shape", [(12, 9, 14), (30, 20, 25), (5, 4, 3), (12, 20, 7), (1, 1, 1)])
+def test_slab_by_slab_equals_the_plain_way(
+    monkeypatch: pytest.MonkeyPatch, shape: Shape, thickness: int, budget: int
+) -> None:
+    monkeypatch.setattr(export, "BYTES_AT_ONCE", budget)
+    logits = _logits(5, 12, 9, 14)
+    plain = functional.interpolate(logits[None], size=shape, mode="trilinear", align_corners=False)[0]
+    classes = most_likely_classes(_slabs(logits, thickness), (12, 9, 14), shape, LINEAR)
+    assert classes.shape == shape
+    best = plain.topk(2, dim=0).values
+    is_clear = (best[0] - best[1] > 1e-5).numpy()
+    assert is_clear.mean() > 0.99
+    assert np.array_equal(classes[is_clear], plain.argmax(dim=0).numpy()[is_clear])
+
+
+def test_a_coarse_axis_repeats_its_slices() -> None:
+    logits = _logits(3, 4, 5, 6)
+    classes = most_likely_classes([logits], (4, 5, 6), (8, 5, 6), (0, 1, 1))
+    assert np.array_equal(classes, np.repeat(logits.argmax(dim=0).numpy(), 2, axis=0))
+
+
+def test_cubic_outputs_need_rows_of_several_slabs() -> None:
+    logits = _logits(3, 40, 5, 6)
+    whole = most_likely_classes([logits], (40, 5, 6), (50, 5, 6), (3, 1, 1))
+    assert np.array_equal(most_likely_classes(_slabs(logits, 1), (40, 5, 6), (50, 5, 6), (3, 1, 1)), whole)
+
+
+def test_the_lower_class_wins_a_tie() -> None:
+    assert (most_likely_classes([torch.zeros(3, 2, 2, 2)], (2, 2, 2), (4, 4, 4), LINEAR) == 0).all()
+
+
+def test_more_than_256_classes_fit() -> None:
+    logits = torch.zeros(300, 1, 1, 2)
+    logits[299, 0, 0, 1] = 1
+    assert most_likely_classes([logits], (1, 1, 2), (1, 1, 2), LINEAR).tolist() == [[[0, 299]]]
+
+
+def _phantom(shape: Shape, spacing: tuple[float, float, float]) -> tuple[Image, LabelImage]:
+    """A ball (value 1) with a core (value -3) in an image that is zero around it."""
+    grids = np.meshgrid(*(np.arange(size) - size / 2 for size in shape), indexing="ij")
+    radius = np.sqrt(sum((grid * step) ** 2 for grid, step in zip(grids, spacing, strict=True)))
+    extent = min(size * step for size, step in zip(shape, spacing, strict=True))
+    values = np.select([radius < 0.2 * extent, radius < 0.35 * extent], [-3, 1], 0).astype(np.int16)
+    image = np.where(radius < 0.45 * extent, 100 + values, 0).astype(np.float32)
+    geometry = Geometry(spacing=spacing, origin=(1, 2, 3))
+    return Image(image[None], geometry), LabelImage(values, geometry)
+
+
+def _one_hot(indices: np.ndarray, num_classes: int) -> Tensor:
+    return functional.one_hot(torch.from_numpy(np.maximum(indices, 0).astype(np.int64)), num_classes).movedim(-1, 0)
+
+
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 2, 0), (2, 1, 0)])
+def test_preparing_and_restoring_gives_the_label_back(transpose: tuple[int, int, int]) -> None:
+    labels = declare_labels({0: "background", 1: "rim", -3: "core"})
+    image, label = _phantom((20, 24, 28), (1, 1, 1))
+    the_plan = plan(transpose, labels)
+    prepared, indices = prepare_case(image, label, the_plan, configuration(), "la")
+    properties = prepared.properties
+    assert properties.cropped_shape != properties.original_shape
+    orders = output_orders(properties, (1.0, 1, 1), RESAMPLING)
+    slabs = _slabs(_one_hot(indices, 3).float(), 3)
+    classes = most_likely_classes(slabs, properties.stored_shape, properties.cropped_shape, orders)
+    restored = restore_label(classes, properties, labels)
+    assert restored.dtype == np.int8
+    assert np.array_equal(restored, label.array)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "target", "threshold"),
+    [
+        ((1.0, 1.0, 1.0), (1.5, 1.4, 1.3), 0.9),
+        ((1.0, 1.0, 1.0), (0.7, 0.6, 0.8), 0.97),
+        ((4.0, 1.0, 1.0), (4.0, 1.3, 1.3), 0.94),
+        ((4.0, 1.0, 1.0), (2.0, 0.8, 0.8), 0.97),
+        ((2.0, 1.0, 1.0), (1.3, 1.3), 0.94),
+    ],
+)
+def test_resampling_there_and_back_keeps_the_shapes(
+    spacing: tuple[float, float, float], target: tuple[float, ...], threshold: float
+) -> None:
+    labels = declare_labels({0: "background", 1: "rim", -3: "core"})
+    image, label = _phantom((24, 48, 48), spacing)
+    settings = configuration(target, (8,) * len(target))
+    prepared, indices = prepare_case(image, label, plan(labels=labels), settings, "la")
+    properties = prepared.properties
+    orders = output_orders(properties, target, RESAMPLING)
+    classes = most_likely_classes(
+        [_one_hot(indices, 3).float()], properties.stored_shape, properties.cropped_shape, orders
+    )
+    restored = restore_label(classes, properties, labels)
+    assert restored.shape == label.array.shape
+    for value in (1, -3):
+        found, expected = restored == value, label.array == value
+        assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > threshold
