@@ -90,6 +90,7 @@ def plan(
     source: opt.Source,
     workspace: opt.WorkspaceFolder = opt.WORKSPACE,
     preset: opt.Preset = None,
+    rules: opt.Rules = None,
     group_by: opt.GroupBy = None,
     num_folds: opt.NumFolds = pipeline.NUM_FOLDS,
     workers: opt.Workers = None,
@@ -100,7 +101,7 @@ def plan(
     Presets: residual (the default), plain, residual-m, residual-l, residual-xl, cpu; see rules/presets.toml.
     """
     data = pipeline.DataOptions(group_by, num_folds, _workers(workers))
-    planned = pipeline.plan(source, Workspace(workspace), data, preset, TerminalProgress())
+    planned = pipeline.plan(source, Workspace(workspace), data, pipeline.PlanOptions(preset, rules), TerminalProgress())
     if as_json:
         _print_json(planned)
         return
@@ -208,6 +209,7 @@ def run(
     source: opt.Source,
     workspace: opt.WorkspaceFolder = opt.WORKSPACE,
     preset: opt.Preset = None,
+    rules: opt.Rules = None,
     configuration: opt.Configuration = None,
     folds: Annotated[str, typer.Option("--folds", help="Folds to train: all, 0, 0,2 or 0-4.")] = "all",
     group_by: opt.GroupBy = None,
@@ -224,7 +226,7 @@ def run(
     request = pipeline.RunRequest(
         source=source,
         data=pipeline.DataOptions(group_by, num_folds, _workers(workers)),
-        preset=preset,
+        planning=pipeline.PlanOptions(preset, rules),
         configuration=configuration,
         folds=opt.parse_folds(folds),
         num_epochs=epochs,
@@ -252,6 +254,7 @@ def benchmark(
         Path | None, typer.Option("--workspace", "-w", help="Folder for everything. [default: autoseg_work/NAME]")
     ] = None,
     preset: opt.Preset = None,
+    rules: opt.Rules = None,
     configuration: opt.Configuration = None,
     folds: Annotated[str, typer.Option("--folds", help="Folds to train: all, 0, 0,2 or 0-4.")] = "all",
     epochs: opt.Epochs = None,
@@ -266,7 +269,7 @@ def benchmark(
     request = pipeline.RunRequest(
         source=place.root,
         data=pipeline.DataOptions(None, pipeline.NUM_FOLDS, _workers(workers)),
-        preset=preset,
+        planning=pipeline.PlanOptions(preset, rules),
         configuration=configuration,
         folds=opt.parse_folds(folds),
         num_epochs=epochs,

@@ -47,6 +47,9 @@ GroupBy = Annotated[
 ]
 NumFolds = Annotated[int, typer.Option("--num-folds", min=2, help="Number of folds of the cross-validation.")]
 Preset = Annotated[str | None, typer.Option("--preset", help="Entry of rules/presets.toml; `autoseg plan --help`.")]
+Rules = Annotated[
+    Path | None, typer.Option("--rules", help="Folder with rule files whose entries replace those of rules/.")
+]
 Configuration = Annotated[
     str | None, typer.Option("--configuration", "-c", help="2d or 3d_fullres. [default: 3d_fullres where it exists]")
 ]

@@ -114,10 +114,16 @@ def show_seconds(result: RunResult) -> None:
 def show_benchmark(result: BenchmarkResult) -> None:
     """Print our scores beside the published ones."""
     show_run(result.run)
-    if result.comparison:
-        out.print()
-        rows = [(row.name, _percent(row.ours), _percent(row.published)) for row in result.comparison]
-        show_table(f"Dice in percent; published: {result.published_source}", ("", "autoseg", "published"), rows)
+    networks = list(result.comparison[-1].published)
+    if not networks:
+        return
+    out.print()
+    rows = [
+        (row.name, _percent(row.ours), *(_percent(row.published[network]) for network in networks))
+        for row in result.comparison
+    ]
+    show_table("Dice of the same folds, in percent", ("", "autoseg", *networks), rows)
+    out.print(f"Published: {result.source}.", markup=False)
 
 
 def _percent(value: float | None) -> str:

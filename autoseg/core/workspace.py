@@ -85,6 +85,16 @@ class Workspace:
         return self.root / "run.json"
 
     @property
+    def benchmark(self) -> Path:
+        """What a benchmark has reached."""
+        return self.root / "benchmark.json"
+
+    @property
+    def downloads(self) -> Path:
+        """Datasets that were downloaded or made on the spot."""
+        return self.root / "downloads"
+
+    @property
     def report(self) -> Path:
         return self.root / "report"
 

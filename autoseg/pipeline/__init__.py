@@ -5,6 +5,7 @@ from autoseg.pipeline.prediction import ModelChoice, predict
 from autoseg.pipeline.prepare import (
     NUM_FOLDS,
     DataOptions,
+    PlanOptions,
     check,
     choose_configuration,
     load_plan,
@@ -18,6 +19,7 @@ __all__ = [
     "NUM_FOLDS",
     "DataOptions",
     "ModelChoice",
+    "PlanOptions",
     "RunRequest",
     "RunResult",
     "TrainingLength",

@@ -44,6 +44,19 @@ class DataOptions:
     num_workers: int
 
 
+@dataclass(frozen=True)
+class PlanOptions:
+    """How a dataset is planned.
+
+    Attributes:
+        preset: Entry of `rules/presets.toml`; None for the default one.
+        rules: Folder whose files replace single entries of the rules; None for none.
+    """
+
+    preset: str | None
+    rules: Path | None
+
+
 def check(source: Path, workspace: Workspace, options: DataOptions, progress: Progress) -> tuple[Dataset, CheckReport]:
     """Open a dataset, verify it, and write both to the workspace.
 
@@ -66,7 +79,9 @@ def check(source: Path, workspace: Workspace, options: DataOptions, progress: Pr
     return dataset, report
 
 
-def plan(source: Path, workspace: Workspace, options: DataOptions, preset: str | None, progress: Progress) -> Plan:
+def plan(
+    source: Path, workspace: Workspace, options: DataOptions, plan_options: PlanOptions, progress: Progress
+) -> Plan:
     """Check a dataset, take its fingerprint, split it and plan; everything is written to the workspace.
 
     Raises:
@@ -89,7 +104,7 @@ def plan(source: Path, workspace: Workspace, options: DataOptions, preset: str |
         fingerprint.save(workspace.fingerprint)
     groups = {case.name: case.group for case in dataset.cases}
     splits = make_splits(groups, options.num_folds, SEED).model_copy(update={"made_from": made_from})
-    planned = make_plan(fingerprint, dataset, load_rulebook(), preset)
+    planned = make_plan(fingerprint, dataset, load_rulebook(plan_options.rules), plan_options.preset)
     _save_changed(splits, workspace.splits)
     _save_changed(planned, workspace.plan)
     return planned

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from autoseg.infer.predictor import Predictor
 from autoseg.network.device import choose_device
 from autoseg.network.unet import UNet
 from autoseg.pipeline.heldout import score_held_out
-from autoseg.pipeline.prepare import DataOptions, choose_configuration, plan, preprocess
+from autoseg.pipeline.prepare import DataOptions, PlanOptions, choose_configuration, plan, preprocess
 from autoseg.pipeline.training import TrainingLength, load_split, train, training_length
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.train.loop import TrainingRequest
@@ -46,7 +46,7 @@ class RunRequest:
     Attributes:
         source: Folder or archive of the dataset.
         data: How it is read.
-        preset: Entry of `rules/presets.toml`; None for the one that suits the device.
+        planning: How it is planned; without a preset, the one that suits the device.
         configuration: Of the plan; None for the usual one.
         folds: To train; None for all.
         num_epochs: Length of each training in epochs.
@@ -57,7 +57,7 @@ class RunRequest:
 
     source: Path
     data: DataOptions
-    preset: str | None
+    planning: PlanOptions
     configuration: str | None
     folds: tuple[int, ...] | None
     num_epochs: int | None
@@ -119,9 +119,11 @@ def run(workspace: Workspace, request: RunRequest, progress: Progress) -> RunRes
     """
     watch = _Stopwatch()
     device = choose_device(request.device)
-    preset = request.preset or (CPU_PRESET if device.type == "cpu" else None)
+    planning = request.planning
+    if planning.preset is None and device.type == "cpu":
+        planning = replace(planning, preset=CPU_PRESET)
     with watch.measure("check and plan"):
-        planned = plan(request.source, workspace, request.data, preset, progress)
+        planned = plan(request.source, workspace, request.data, planning, progress)
     configuration = choose_configuration(planned, request.configuration)
     folds = request.folds if request.folds is not None else tuple(range(len(Splits.load(workspace.splits).folds)))
     for fold in folds:
