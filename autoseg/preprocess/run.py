@@ -103,8 +103,8 @@ def _preprocess_all(cases: Sequence[Case], job: _Job, num_workers: int) -> Itera
         try:
             while True:
                 # Not more cases than processes are handed over, so that a dead process names few suspects.
-                while len(running) < num_processes and (case := next(waiting, None)) is not None:
-                    running[pool.submit(_preprocess, case, job)] = case
+                while len(running) < num_processes and (following := next(waiting, None)) is not None:
+                    running[pool.submit(_preprocess, following, job)] = following
                 if not running:
                     return
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)

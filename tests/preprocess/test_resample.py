@@ -31,7 +31,8 @@ def _volume(shape: Shape, seed: int = 0) -> NDArray[np.float32]:
 def _blobs(shape: Shape, num_classes: int = 4, seed: int = 0) -> NDArray[np.int16]:
     rng = np.random.default_rng(seed)
     fields = [gaussian_filter(rng.normal(size=shape), 2) for _ in range(num_classes)]
-    return (np.argmax(fields, axis=0) - 1).astype(np.int16)
+    blobs: NDArray[np.int16] = (np.argmax(fields, axis=0) - 1).astype(np.int16)
+    return blobs
 
 
 @pytest.mark.parametrize(
