@@ -109,10 +109,10 @@ def _measure_classes(
 ) -> tuple[ClassFingerprint, ...]:
     """Return the figures of all foreground classes; each is looked at inside its own box alone."""
     voxel_mm3 = spacing[0] * spacing[1] * spacing[2]
-    boxes = ndimage.find_objects(indices.astype(np.int32), max_label=labels.num_classes - 1)
+    boxes = ndimage.find_objects(indices.astype(np.int32)) if indices.size else []
     measured = []
     for index, declared in enumerate(labels.foreground, start=1):
-        box = boxes[index - 1] if indices.size else None
+        box = boxes[index - 1] if index <= len(boxes) else None
         if box is None:
             measured.append(
                 ClassFingerprint(name=declared.name, num_voxels=0, num_components=0, volume_mm3=0.0, mean=(), std=())

@@ -34,7 +34,7 @@ def convolution_elements(network: NetworkPlan, patch_size: Sequence[int]) -> int
 
 
 def _encoder_stage_convolutions(network: NetworkPlan, stage: int) -> int:
-    """Return the number of convolutions of an encoder stage that put out its features."""
+    """Return the number of convolutions of an encoder stage; a shortcut that pools or projects counts as one."""
     blocks = network.encoder_blocks[stage]
     if network.kind == "plain":
         return blocks
