@@ -15,7 +15,7 @@ from autoseg.core.artefact import replacing
 from autoseg.core.geometry import Geometry, Shape
 from autoseg.data.grid import grid_differences
 from autoseg.data.problem import unusable
-from autoseg.data.raw_header import require_stated_spacing, require_whole
+from autoseg.data.raw_header import not_finite, require_sound_data, require_stated_spacing
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
@@ -105,8 +105,7 @@ def read_image(paths: Sequence[Path]) -> Image:
         with np.errstate(over="ignore"):
             array = channels.astype(np.float32)
         if num_bad := int(array.size - np.count_nonzero(np.isfinite(array))):
-            message = f"voxels must be finite numbers, got {num_bad} of {array.size} that are NaN or infinite"
-            raise unusable(path, "finite", message, "Replace these voxels, or export the file again")
+            raise not_finite(path, num_bad, array.size)
         headers.append(header)
         arrays.append(array)
         first = headers[0]
@@ -194,7 +193,8 @@ def label_values(array: NDArray[np.integer]) -> tuple[int, ...]:
     if highest - lowest >= _COUNTED_RANGE:
         return tuple(int(value) for value in np.unique(array))
     num_possible = highest - lowest + 1
-    counts = sum(np.bincount(plane.ravel().astype(np.int64) - lowest, minlength=num_possible) for plane in array)
+    start = array.min().astype(np.int64)
+    counts = sum(np.bincount(plane.ravel().astype(np.int64) - start, minlength=num_possible) for plane in array)
     return tuple(int(value) + lowest for value in np.flatnonzero(counts))
 
 
@@ -297,7 +297,7 @@ def _read_channels(path: Path) -> tuple[Header, NDArray[np.generic]]:
     reader = _open(path)
     header = _header(path, reader)
     if image_suffix(path) in NIFTI_SUFFIXES:
-        require_whole(path)
+        require_sound_data(path)
     with _sitk_errors_named(path):
         image = reader.Execute()
     array = sitk.GetArrayFromImage(image)

@@ -1,7 +1,7 @@
 """What the bytes of image files say and SimpleITK keeps to itself.
 
-In silence it takes a missing spacing, or one of zero in NIfTI, for one, and fills the missing end of a truncated NIfTI
-file.
+In silence it takes a missing spacing, or one of zero in NIfTI, for one; and in NIfTI it fills the missing end of a
+truncated file, and replaces numbers that are not finite by zero.
 """
 
 import gzip
@@ -12,11 +12,14 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoseg.data.problem import unusable
+import numpy as np
+
+from autoseg.data.problem import UnusableFileError, unusable
 
 _HEADER_BYTES = 348
 _HEADER_BYTES_OF_VERSION_2 = 540
 _CHUNK_BYTES = 1 << 20
+_FLOAT_TYPES = {16: "f4", 64: "f8"}
 _TEXT_HEADER_BYTES = 1 << 14
 _SPACING_KEYS = {
     ".nrrd": (b"spacings:", b"space directions:"),
@@ -34,12 +37,16 @@ class NiftiHeader:
     Attributes:
         shape: Voxels per axis in the file's order, x first.
         spacing: What the file states per axis, x first, in its own unit; may be zero, negative or not a number.
+        data_start: Bytes before the first voxel in the uncompressed file.
         data_end: Bytes that the uncompressed file must have; zero where the voxels lie in another file.
+        float_type: Type of a voxel if it is a real floating-point number, or None.
     """
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
+    data_start: int
     data_end: int
+    float_type: np.dtype[np.floating] | None
 
 
 def read_nifti_header(path: Path) -> NiftiHeader:
@@ -49,7 +56,8 @@ def read_nifti_header(path: Path) -> NiftiHeader:
         UnusableFileError: If the file is no NIfTI-1 file or ends before its header does.
 
     Source:
-        NIfTI-1 data format, nifti1.h: dim at byte 40, bitpix at 72, pixdim at 76, vox_offset at 108, magic at 344.
+        NIfTI-1 data format, nifti1.h: dim at byte 40, datatype at 70, bitpix at 72, pixdim at 76, vox_offset at 108,
+        magic at 344.
     """
     try:
         with _uncompressed(path) as stream:
@@ -73,7 +81,14 @@ def read_nifti_header(path: Path) -> NiftiHeader:
     offset = int(struct.unpack_from(f"{order}f", header, 108)[0])
     is_one_file = header[344:348] == b"n+1\0"
     data_end = offset + math.ceil(math.prod(shape) * bits / 8) if is_one_file else 0
-    return NiftiHeader(shape=shape, spacing=pixdim[1 : dim[0] + 1], data_end=data_end)
+    kind = _FLOAT_TYPES.get(struct.unpack_from(f"{order}h", header, 70)[0])
+    return NiftiHeader(
+        shape=shape,
+        spacing=pixdim[1 : dim[0] + 1],
+        data_start=offset,
+        data_end=data_end,
+        float_type=np.dtype(f"{order}{kind}") if kind else None,
+    )
 
 
 def require_stated_spacing(path: Path) -> None:
@@ -101,25 +116,39 @@ def states_spacing(path: Path) -> bool:
     return any(key in header for key in _SPACING_KEYS[suffix])
 
 
-def require_whole(path: Path) -> None:
-    """Refuse a NIfTI file that ends before its last voxel or whose compressed data are damaged.
+def require_sound_data(path: Path) -> None:
+    """Refuse a NIfTI file that is truncated or damaged, or has voxels that are no finite numbers.
 
     Reads the whole file, a piece at a time.
 
     Raises:
-        UnusableFileError: If it is not whole.
+        UnusableFileError: If it is one of these.
     """
-    data_end = read_nifti_header(path).data_end
-    num_bytes = 0
+    header = read_nifti_header(path)
+    num_bytes = num_bad = 0
     try:
         with _uncompressed(path) as stream:
+            num_bytes += len(stream.read(header.data_start))
             while piece := stream.read(_CHUNK_BYTES):
+                num_voxel_bytes = min(len(piece), header.data_end - num_bytes)
                 num_bytes += len(piece)
+                if header.float_type and num_voxel_bytes > 0:
+                    count = num_voxel_bytes // header.float_type.itemsize
+                    values = np.frombuffer(piece, header.float_type, count)
+                    num_bad += count - int(np.count_nonzero(np.isfinite(values)))
     except (EOFError, OSError, zlib.error) as error:
         raise unusable(path, "whole", f"compressed data must be whole, got: {error}", _RETRY) from None
-    if num_bytes < data_end:
-        message = f"must hold {data_end} bytes of uncompressed data, got {num_bytes}: the file is truncated"
+    if num_bytes < header.data_end:
+        message = f"must hold {header.data_end} bytes of uncompressed data, got {num_bytes}: the file is truncated"
         raise unusable(path, "whole", message, _RETRY)
+    if num_bad:
+        raise not_finite(path, num_bad, math.prod(header.shape))
+
+
+def not_finite(path: Path, num_bad: int, num_voxels: int) -> UnusableFileError:
+    """Return the error for a file with voxels that are no finite numbers."""
+    message = f"voxels must be finite numbers, got {num_bad} of {num_voxels} that are NaN or infinite"
+    return unusable(path, "finite", message, "Replace these voxels, or export the file again")
 
 
 def _uncompressed(path: Path) -> io.BufferedIOBase:
