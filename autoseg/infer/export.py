@@ -1,20 +1,29 @@
 """Logits become a label map on the grid of the scan, slab by slab, so that no array holds all classes of all voxels."""
 
+import math
+from contextlib import contextmanager
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autoseg.core.errors import PredictionError
 from autoseg.core.geometry import Shape, box_slices
 from autoseg.core.labels import Labels
 from autoseg.data.store import CaseProperties
 from autoseg.plan.schema import ResamplingPlan
 from autoseg.preprocess.resample import axis_orders, coarse_axis, interpolation_matrix
 
-BYTES_AT_ONCE = 2**26
-"""Logits at full resolution that are held at a time."""
+BLOCK_VOXELS = 2**15
+"""Voxels of the result that are decided together; their logits fit a processor's cache."""
+
+BLOCK_ROWS = 32
+"""Rows of such a block, where as many are ready."""
 
 
 def output_orders(properties: CaseProperties, spacing: Sequence[float], plan: ResamplingPlan) -> tuple[int, ...]:
@@ -33,19 +42,29 @@ def output_orders(properties: CaseProperties, spacing: Sequence[float], plan: Re
 def most_likely_classes(
     slabs: Iterable[Tensor], stored: Shape, shape: Shape, orders: Sequence[int]
 ) -> NDArray[np.uint8 | np.uint16]:
-    """Return the class with the highest logit at every voxel of a resampled grid; the lower class wins a tie.
+    """Return the class with the highest resampled logit at every voxel; the lower class wins a tie.
 
     Args:
         slabs: Logits, (classes, z, Y, X), one slab after the other along the first axis.
         stored: Shape of the logits, (z, y, x).
         shape: Of the result, (z, y, x).
         orders: Spline order per axis.
+
+    Raises:
+        PredictionError: If a logit is not a number.
     """
+    axes = [_AxisMap.between(*sizes) for sizes in zip(stored, shape, orders, strict=True)]
+    is_convex = max(orders) <= 1
     classes: NDArray[np.uint8 | np.uint16] | None = None
-    for rows, logits in _resampled_slabs(slabs, stored, shape, orders):
+    for rows, window in _ready_rows(slabs, axes[0]):
         if classes is None:
-            classes = np.empty(shape, np.uint8 if len(logits) <= 256 else np.uint16)
-        classes[rows] = logits.argmax(dim=0).to(torch.int32).cpu().numpy()
+            classes = np.empty(shape, np.uint8 if len(window) <= 256 else np.uint16)
+        edge = math.isqrt(BLOCK_VOXELS // (rows.stop - rows.start))
+        with _one_thread():
+            for columns, lines in product(_cut(shape[1], edge), _cut(shape[2], edge)):
+                part = window[:, :, axes[1].needed(columns), axes[2].needed(lines)]
+                matrices = [axis.block(place) for axis, place in zip(axes, (rows, columns, lines), strict=True)]
+                classes[rows, columns, lines] = _winners(part, matrices, is_convex=is_convex)
     assert classes is not None
     return classes
 
@@ -63,47 +82,98 @@ def restore_label(indices: NDArray[np.integer], properties: CaseProperties, labe
     return np.ascontiguousarray(labels.to_values(whole.transpose(np.argsort(properties.transpose))))
 
 
-def _resampled_slabs(
-    slabs: Iterable[Tensor], stored: Shape, shape: Shape, orders: Sequence[int]
-) -> Iterator[tuple[slice, Tensor]]:
-    """Give resampled logits and the rows that they fill, as soon as the slabs so far determine them."""
-    matrices = [interpolation_matrix(*sizes) for sizes in zip(stored, shape, orders, strict=True)]
-    first_needed, after_needed = _needed_rows(matrices[0])
+@dataclass(frozen=True)
+class _AxisMap:
+    """Resampling along one axis, and which voxels it needs.
+
+    Attributes:
+        matrix: (new, old); None where nothing changes.
+        first: First old voxel that a new one and all after it need.
+        after: The one after the last old voxel that a new one and all before it need.
+    """
+
+    matrix: NDArray[np.float32] | None
+    first: NDArray[np.intp]
+    after: NDArray[np.intp]
+
+    @classmethod
+    def between(cls, old_size: int, new_size: int, order: int) -> Self:
+        if old_size == new_size:
+            return cls(None, np.arange(new_size), np.arange(1, new_size + 1))
+        matrix = interpolation_matrix(old_size, new_size, order)
+        is_used = matrix != 0
+        after = old_size - is_used[:, ::-1].argmax(axis=1)
+        first = np.minimum.accumulate(is_used.argmax(axis=1)[::-1])[::-1]
+        return cls(matrix, first, np.maximum.accumulate(after))
+
+    def needed(self, place: slice) -> slice:
+        """Return the old voxels that a range of new ones needs."""
+        return slice(int(self.first[place.start]), int(self.after[place.stop - 1]))
+
+    def block(self, place: slice) -> NDArray[np.float32] | None:
+        """Return the matrix from the needed old voxels to a range of new ones."""
+        return None if self.matrix is None else self.matrix[place, self.needed(place)]
+
+
+def _ready_rows(slabs: Iterable[Tensor], axis: _AxisMap) -> Iterator[tuple[slice, Tensor]]:
+    """Give ranges of rows of the result with the logits that they need, as soon as the slabs so far hold them."""
     window: Tensor | None = None
-    window_start = done = 0
+    start = done = 0
     for slab in slabs:
         window = slab if window is None else torch.cat((window, slab), dim=1)
-        ready = int(np.searchsorted(after_needed, window_start + window.shape[1], side="right"))
-        at_once = max(BYTES_AT_ONCE // (4 * len(window) * shape[1] * shape[2]), 1)
-        for start in range(done, ready, at_once):
-            rows = slice(start, min(start + at_once, ready))
-            used = slice(int(first_needed[rows.start]), int(after_needed[rows.stop - 1]))
-            part = window[:, used.start - window_start : used.stop - window_start]
-            yield rows, _multiply_axes(part, (matrices[0][rows, used], *matrices[1:]))
+        ready = int(np.searchsorted(axis.after, start + window.shape[1], side="right"))
+        for rows in _cut(ready, BLOCK_ROWS, done):
+            needed = axis.needed(rows)
+            yield rows, window[:, needed.start - start : needed.stop - start]
         done = ready
-        needed_from = int(first_needed[done]) if done < shape[0] else stored[0]
-        unneeded = min(needed_from - window_start, window.shape[1])
-        window, window_start = window[:, unneeded:], window_start + unneeded
+        following = int(axis.first[done]) - start if done < len(axis.first) else window.shape[1]
+        unneeded = min(following, window.shape[1])
+        window, start = window[:, unneeded:], start + unneeded
 
 
-def _needed_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return, per row of the result, the first row that it and all later ones need, and the one after the last."""
-    used = matrix != 0
-    first = used.argmax(axis=1)
-    after = matrix.shape[1] - used[:, ::-1].argmax(axis=1)
-    return np.minimum.accumulate(first[::-1])[::-1], np.maximum.accumulate(after)
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread for a while: the operations on a block are too short to be shared out."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
-def _multiply_axes(logits: Tensor, matrices: Sequence[NDArray[np.float32]]) -> Tensor:
-    """Return the product of a matrix (new, old) per spatial axis with logits (classes, z, y, x)."""
+def _cut(size: int, edge: int, start: int = 0) -> list[slice]:
+    return [slice(first, min(first + edge, size)) for first in range(start, size, edge)]
+
+
+def _winners(
+    logits: Tensor, matrices: Sequence[NDArray[np.float32] | None], *, is_convex: bool
+) -> NDArray[np.integer] | int:
+    """Return the class of every voxel of a block, or the one class of all.
+
+    Interpolation by weights that are positive and sum to one cannot leave the range of the voxels, so that a class
+    whose highest logit is below the lowest of another has lost without being resampled.
+    """
+    candidates = torch.arange(len(logits), device=logits.device)
+    if is_convex:
+        voxels = logits.flatten(1)
+        candidates = candidates[voxels.amax(dim=1) >= voxels.amin(dim=1).max()]
+        if len(candidates) == 0:
+            raise PredictionError("logits: must be numbers, got NaN. Predict with precision float32.")
+        if len(candidates) == 1:
+            return int(candidates)
+    contenders = logits[candidates]
     for axis, matrix in enumerate(matrices, start=1):
-        if len(matrix) == matrix.shape[1] and np.array_equal(matrix, np.eye(len(matrix))):
-            continue
-        on_device = torch.tensor(matrix, device=logits.device)
-        before, after = logits.shape[:axis], logits.shape[axis + 1 :]
-        if axis == logits.ndim - 1:
-            logits = logits @ on_device.T
-        else:
-            lines = logits.reshape(before.numel(), matrix.shape[1], after.numel())
-            logits = torch.matmul(on_device, lines).reshape(*before, len(matrix), *after)
-    return logits
+        if matrix is not None:
+            contenders = _multiply_along(contenders, torch.tensor(matrix, device=logits.device), axis)
+    winners: NDArray[np.integer] = candidates[contenders.max(dim=0).indices].cpu().numpy()
+    return winners
+
+
+def _multiply_along(logits: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """Return the product of a matrix (new, old) with all lines of logits (classes, z, y, x) along an axis."""
+    if axis == logits.ndim - 1:
+        return logits @ matrix.T
+    before, after = logits.shape[:axis], logits.shape[axis + 1 :]
+    lines = logits.reshape(before.numel(), matrix.shape[1], after.numel())
+    return torch.matmul(matrix, lines).reshape(*before, len(matrix), *after)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autoseg.core.errors import PredictionError
 from autoseg.core.geometry import Geometry, Shape
 from autoseg.core.labels import declare_labels
 from autoseg.data.image import Image, LabelImage
@@ -53,13 +54,13 @@ def test_a_coarse_axis_takes_the_nearest_slice(
     assert output_orders(_properties(original), spacing, RESAMPLING) == expected
 
 
-@pytest.mark.parametrize("budget", [1, 2**14, 2**26])
+@pytest.mark.parametrize("block_voxels", [128, 2**15])
 @pytest.mark.parametrize("thickness", [1, 4, 30])
 @pytest.mark.parametrize("shape", [(12, 9, 14), (30, 20, 25), (5, 4, 3), (12, 20, 7), (1, 1, 1)])
 def test_slab_by_slab_equals_the_plain_way(
-    monkeypatch: pytest.MonkeyPatch, shape: Shape, thickness: int, budget: int
+    monkeypatch: pytest.MonkeyPatch, shape: Shape, thickness: int, block_voxels: int
 ) -> None:
-    monkeypatch.setattr(export, "BYTES_AT_ONCE", budget)
+    monkeypatch.setattr(export, "BLOCK_VOXELS", block_voxels)
     logits = _logits(5, 12, 9, 14)
     plain = functional.interpolate(logits[None], size=shape, mode="trilinear", align_corners=False)[0]
     classes = most_likely_classes(_slabs(logits, thickness), (12, 9, 14), shape, LINEAR)
@@ -84,6 +85,19 @@ def test_cubic_outputs_need_rows_of_several_slabs() -> None:
 
 def test_the_lower_class_wins_a_tie() -> None:
     assert (most_likely_classes([torch.zeros(3, 2, 2, 2)], (2, 2, 2), (4, 4, 4), LINEAR) == 0).all()
+
+
+def test_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    most_likely_classes([_logits(2, 2, 2, 2)], (2, 2, 2), (4, 4, 4), LINEAR)
+    assert torch.get_num_threads() == before
+
+
+def test_logits_must_be_numbers() -> None:
+    logits = _logits(3, 4, 4, 4)
+    logits[1, 2, 2, 2] = torch.nan
+    with pytest.raises(PredictionError, match="must be numbers"):
+        most_likely_classes([logits], (4, 4, 4), (8, 8, 8), LINEAR)
 
 
 def test_more_than_256_classes_fit() -> None:
