@@ -108,10 +108,16 @@ def _listed(root: Path, description: Description, training: Sequence[tuple[str, 
 
 
 def _not_listed(cases: Iterable[CaseFiles]) -> list[Problem]:
+    """Return a problem for each file that lies beside listed ones; one that differs in case alone is named elsewhere."""
     listed = {path for case in cases for path in (*case.images, case.label) if path}
-    present = {path for folder in {path.parent for path in listed} if folder.is_dir() for path in _images(folder)}
+    folded = {str(path).casefold() for path in listed}
+    beside = (path for folder in {path.parent for path in listed} if folder.is_dir() for path in _images(folder))
     message = f"a file beside listed ones must be listed in {DESCRIPTION_NAME}, got one that is not"
-    return [_problem("warning", "unlisted", path, message, "List or remove it") for path in sorted(present - listed)]
+    return [
+        _problem("warning", "unlisted", path, message, "List or remove it")
+        for path in sorted(beside)
+        if str(path).casefold() not in folded
+    ]
 
 
 def _paired(images: Path, labels: Path, unlabelled: Path, is_described: bool) -> Listing:

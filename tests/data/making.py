@@ -55,31 +55,31 @@ def describe(root: Path, **changes: object) -> Path:
     return root
 
 
-def decathlon(root: Path, num_cases: int = 3, **changes: object) -> Path:
-    """Make a Decathlon dataset of cases c0, c1, ... without fault."""
+def decathlon(root: Path, **changes: object) -> Path:
+    """Make a Decathlon dataset of cases c0, c1 and c2 without fault."""
     training = []
-    for number in range(num_cases):
+    for number in range(3):
         write(root / f"imagesTr/c{number}.nii.gz", scan(number))
         write(root / f"labelsTr/c{number}.nii.gz", label_map())
         training.append({"image": f"./imagesTr/c{number}.nii.gz", "label": f"./labelsTr/c{number}.nii.gz"})
     return describe(root, **{"training": training, **changes})
 
 
-def nnunet_raw(root: Path, num_cases: int = 3, num_channels: int = 2) -> Path:
-    """Make an nnU-Net raw dataset of cases c0, c1, ... without fault."""
-    for number in range(num_cases):
-        for channel in range(num_channels):
+def nnunet_raw(root: Path) -> Path:
+    """Make an nnU-Net raw dataset of two channels and cases c0, c1 and c2 without fault."""
+    for number in range(3):
+        for channel in range(2):
             write(root / f"imagesTr/c{number}_{channel:04d}.nii.gz", scan(10 * number + channel))
         write(root / f"labelsTr/c{number}.nii.gz", label_map())
-    names = {str(channel): f"T{channel + 1}" for channel in range(num_channels)}
+    names = {"0": "T1", "1": "T2"}
     return describe(
         root, modality=None, channel_names=names, labels={"background": 0, "a": 1, "b": 2}, file_ending=".nii.gz"
     )
 
 
-def plain_folders(root: Path, num_cases: int = 3) -> Path:
-    """Make folders `images` and `labels` with grey PNG of cases c0, c1, ... and masks of 0 and 255."""
-    for number in range(num_cases):
+def plain_folders(root: Path) -> Path:
+    """Make folders `images` and `labels` with grey PNG of cases c0, c1 and c2, and masks of 0 and 255."""
+    for number in range(3):
         write(root / f"images/c{number}.png", scan(number, (8, 9), "uint8"))
         write(root / f"labels/c{number}.png", label_map((8, 9), (0, 255)))
     return root
