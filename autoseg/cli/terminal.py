@@ -85,6 +85,7 @@ class _LoggedTask:
     def __init__(self, name: str, total: float) -> None:
         self._name, self._total = name, max(total, 1e-9)
         self._done = 0.0
+        self._is_over = False
         self._started = self._reported = time.monotonic()
         self._shown: dict[str, str] = {}
 
@@ -96,14 +97,13 @@ class _LoggedTask:
         self._shown |= shown
         now = time.monotonic()
         finished = done >= self._total
-        if finished or now - self._reported >= SECONDS_BETWEEN_LINES:
-            self._reported = now
-            share = min(done / self._total, 1.0)
-            left = (now - self._started) * (1 - share) / max(share, 1e-9)
-            rest = "" if finished else f", {duration(left)} left"
-            err.print(f"{self._name}: {share:.0%}{rest} {_fields(self._shown)}".rstrip())
-            if finished:
-                self._total = float("inf")
+        if self._is_over or not (finished or now - self._reported >= SECONDS_BETWEEN_LINES):
+            return
+        self._reported, self._is_over = now, finished
+        share = min(done / self._total, 1.0)
+        left = (now - self._started) * (1 - share) / max(share, 1e-9)
+        rest = "" if finished else f", {duration(left)} left"
+        err.print(f"{self._name}: {share:.0%}{rest} {_fields(self._shown)}".rstrip())
 
 
 def _fields(shown: dict[str, str]) -> str:

@@ -38,10 +38,13 @@ class Artefact(Record):
         return digest_of(self.model_dump(mode="json"))
 
     def save(self, path: Path) -> None:
-        """Write the artefact to `path`, whole or not at all."""
+        """Write the artefact to `path`, whole or not at all; a file that says the same already is left alone."""
         document = {**self.model_dump(mode="json"), "schema_version": self.current_version}
+        text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        if path.exists() and path.read_bytes() == text.encode():
+            return
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Self:

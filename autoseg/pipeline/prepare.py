@@ -105,8 +105,8 @@ def plan(
     groups = {case.name: case.group for case in dataset.cases}
     splits = make_splits(groups, options.num_folds, SEED).model_copy(update={"made_from": made_from})
     planned = make_plan(fingerprint, dataset, load_rulebook(plan_options.rules), plan_options.preset)
-    _save_changed(splits, workspace.splits)
-    _save_changed(planned, workspace.plan)
+    splits.save(workspace.splits)
+    planned.save(workspace.plan)
     return planned
 
 
@@ -160,12 +160,6 @@ def _up_to_date(kind: type[AnArtefact], path: Path, made_from: dict[str, str]) -
         log.info("%s Made anew.", error)
         return None
     return found if found.made_from == made_from else None
-
-
-def _save_changed(artefact: Artefact, path: Path) -> None:
-    """Write an artefact unless the file already says the same."""
-    if _up_to_date(type(artefact), path, artefact.made_from) != artefact:
-        artefact.save(path)
 
 
 def _files_digest(dataset: Dataset) -> str:
