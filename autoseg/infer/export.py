@@ -1,8 +1,8 @@
 """Logits become a label map on the grid of the scan, slab by slab, so that no array holds all classes of all voxels."""
 
 import math
-from contextlib import contextmanager
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import Self

@@ -20,6 +20,10 @@ SMALLEST_WEIGHT = 1e-4
 """Of a tile's border along one axis, relative to its centre; keeps the product over the axes far above rounding."""
 
 
+SLAB_ROWS = 16
+"""Most rows of merged logits that are handed over at once."""
+
+
 @dataclass(frozen=True)
 class Tiling:
     """How a scan is cut and seen.
@@ -116,10 +120,10 @@ def predict_slabs(
             places = tiles[first : first + tiling.batch_size]
             x_BCZYX = torch.stack([padded[(slice(None), *_box(place, tile_shape))] for place in places])
             merger.add(_mean_logits(networks, x_BCZYX, tiling, precision), places)
-        slab = merger.take_finished(layers)
-        wanted = slice(max(before[0] - done, 0), max(before[0] + shape[0] - done, 0))
-        done += slab.shape[1]
-        yield slab[:, wanted][(slice(None), *inside)]
+        for slab in merger.take_finished(layers):
+            wanted = slice(max(before[0] - done, 0), max(before[0] + shape[0] - done, 0))
+            done += slab.shape[1]
+            yield slab[:, wanted][(slice(None), *inside)]
 
 
 class _Merger:
@@ -161,20 +165,26 @@ class _Merger:
             box = _box((row - self.first_row, *others), self.tile_shape)
             self.total[(slice(None), *box)] += logits
 
-    def take_finished(self, layers: Sequence[int]) -> Tensor:
-        """Return the mean logits of the rows that no layer after these reaches, and make room for more."""
+    def take_finished(self, layers: Sequence[int]) -> Iterator[Tensor]:
+        """Give the mean logits of the rows that no layer after these reaches, then make room for more."""
         assert self.total is not None
         after = [start for start in self.starts[0] if start > layers[-1]]
         last_row = after[0] if after else self.shape[0]
         num_rows = last_row - self.first_row
         rows, columns, lines = self.sums
-        finished = self.total[:, :num_rows] / (columns[:, None] * lines)
-        finished /= rows[self.first_row : last_row, None, None]
-        kept = self.total.shape[1] - num_rows
-        self.total[:, :kept] = self.total[:, num_rows:].clone()
-        self.total[:, kept:] = 0
+        for first in range(0, num_rows, SLAB_ROWS):
+            part = slice(first, min(first + SLAB_ROWS, num_rows))
+            mean = self.total[:, part] / rows[self.first_row :][part, None, None]
+            mean /= columns[:, None]
+            mean /= lines
+            yield mean
+        # Shifted in steps that do not overlap, so that no copy is needed.
+        depth = self.total.shape[1]
+        for first in range(0, depth, num_rows):
+            following = self.total[:, first + num_rows : first + 2 * num_rows]
+            self.total[:, first : first + following.shape[1]] = following
+            self.total[:, first + following.shape[1] : first + num_rows] = 0
         self.first_row = last_row
-        return finished
 
     def _widest_group(self) -> int:
         return max(group[-1] - group[0] for group in self.groups)

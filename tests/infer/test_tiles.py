@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.core.geometry import Shape
+from autoseg.infer import tiles
 from autoseg.infer.tiles import Tiling, gaussian_weights, predict_logits, predict_slabs, tile_starts
 from autoseg.network.unet import UNet
 from tests.preprocess.plans import network
@@ -91,11 +92,23 @@ def test_an_echo_is_merged_to_the_image(shape: Shape, patch: Shape, batch_size: 
 
 
 def test_slabs_come_before_the_end_and_make_up_the_whole() -> None:
-    image = _image(1, 33, 9, 9)
-    slabs = list(predict_slabs([Echo()], image, _tiling((8, 8, 8)), CPU, "float32"))
-    assert len(slabs) == len(tile_starts(33, 8, 0.5))
-    assert sum(slab.shape[1] for slab in slabs) == 33
-    assert max(slab.shape[1] for slab in slabs) <= 8
+    recorder = Recorder()
+    slabs = predict_slabs([recorder], _image(1, 33, 9, 9), _tiling((8, 8, 8)), CPU, "float32")
+    depths, seen = [], []
+    for slab in slabs:
+        depths.append(slab.shape[1])
+        seen.append(len(recorder.seen))
+    assert sum(depths) == 33
+    assert set(depths[:-1]) == {3, 4}
+    assert seen == [4 * layer for layer in range(1, len(tile_starts(33, 8, 0.5)) + 1)]
+
+
+def test_thick_slabs_are_handed_over_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "SLAB_ROWS", 3)
+    image = _image(1, 21, 9, 9)
+    slabs = list(predict_slabs([Echo()], image, _tiling((16, 8, 8)), CPU, "float32"))
+    assert [slab.shape[1] for slab in slabs] == [3, 2, 3, 3, 3, 3, 3, 1]
+    assert torch.allclose(torch.cat(slabs, dim=1)[:1], image, atol=1e-5)
 
 
 def test_slices_are_seen_in_batches() -> None:
