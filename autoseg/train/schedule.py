@@ -34,12 +34,13 @@ class Clock:
         num_epochs: Length in epochs; None where the budget decides.
         budget_s: Length in seconds; None where the epochs decide.
         spent_s: Seconds that earlier runs of the same training spent.
+        started: Reading of `time.monotonic` when this run began.
     """
 
     num_epochs: int | None
     budget_s: float | None
     spent_s: float = 0.0
-    _started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         if (self.num_epochs is None) == (self.budget_s is None):
@@ -49,7 +50,7 @@ class Clock:
 
     def elapsed_s(self) -> float:
         """Return the seconds that this training took so far, all its runs together."""
-        return self.spent_s + time.monotonic() - self._started
+        return self.spent_s + time.monotonic() - self.started
 
     def progress(self, epochs_done: float) -> float:
         """Return the share of the training that is done, 0 to 1."""

@@ -1,0 +1,112 @@
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from autoseg.train.loss import dice_and_cross_entropy, dice_loss, supervised_loss, supervision_weights
+
+SMOOTHING = 1e-5
+
+
+def _certain(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Return logits of a prediction that is right and sure of it."""
+    one_hot = torch.nn.functional.one_hot(labels, num_classes).movedim(-1, 1)
+    return 100.0 * one_hot - 50.0
+
+
+def _probabilities(foreground: list[list[float]]) -> torch.Tensor:
+    """Return (B, 2, voxels) from the foreground's probabilities."""
+    positive = torch.tensor(foreground)
+    return torch.stack([1 - positive, positive], dim=1)
+
+
+LABELS_3D = torch.randint(0, 3, (2, 4, 4, 4), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("batch_dice", [True, False])
+@pytest.mark.parametrize("labels", [LABELS_3D, LABELS_3D[:, 0]])
+def test_a_perfect_prediction_costs_nothing(labels: torch.Tensor, batch_dice: bool) -> None:
+    loss = dice_and_cross_entropy(_certain(labels, 3), labels, batch_dice=batch_dice, smoothing=SMOOTHING)
+    assert_close(loss, torch.tensor(0.0), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("batch_dice", [True, False])
+def test_a_wrong_and_certain_prediction_costs_the_most(batch_dice: bool) -> None:
+    labels = torch.tensor([[0, 0, 1, 1]])
+    loss = dice_and_cross_entropy(_certain(1 - labels, 2), labels, batch_dice=batch_dice, smoothing=SMOOTHING)
+    assert_close(loss, torch.tensor(100.0 + 1.0), atol=1e-4, rtol=0)
+
+
+def test_an_undecided_prediction() -> None:
+    """Two of eight voxels are foreground, each at one half: Dice = 2 * 1 / (4 + 2); cross-entropy = log 2."""
+    labels = torch.tensor([[1, 1, 0, 0, 0, 0, 0, 0]])
+    loss = dice_and_cross_entropy(torch.zeros(1, 2, 8), labels, batch_dice=False, smoothing=0.0)
+    assert_close(loss, torch.tensor(math.log(2) + 1 - 1 / 3))
+
+
+@pytest.mark.parametrize(("batch_dice", "expected"), [(False, 1 / 2), (True, 1 / 9)])
+def test_pooling_the_batch(batch_dice: bool, expected: float) -> None:
+    """The first sample is right about its four voxels, the second misses its only one: 1 and 0, or 2 * 4 / (4 + 5)."""
+    probabilities = _probabilities([[1, 1, 1, 1], [0, 0, 0, 0]])
+    labels = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])
+    loss = dice_loss(probabilities, labels, batch_dice=batch_dice, smoothing=0.0)
+    assert_close(loss, torch.tensor(expected))
+
+
+@pytest.mark.parametrize(("found", "expected"), [(0.0, 0.0), (0.5, 1.0)])
+def test_a_class_that_is_absent(found: float, expected: float) -> None:
+    """Not to find it costs nothing; to find some of it costs all, up to the smoothing."""
+    probabilities, labels = _probabilities([[found] * 4]), torch.zeros(1, 4, dtype=torch.int64)
+    loss = dice_loss(probabilities, labels, batch_dice=False, smoothing=SMOOTHING)
+    assert_close(loss, torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+def test_foreground_classes_count_alike_and_the_background_not_at_all() -> None:
+    """Class 1 is right, class 2 (one voxel) is taken for background: Dice 1 and 0."""
+    labels = torch.tensor([[0, 0, 1, 1, 1, 2]])
+    predicted = torch.tensor([[0, 0, 1, 1, 1, 0]])
+    probabilities = torch.nn.functional.one_hot(predicted, 3).movedim(-1, 1).float()
+    assert_close(dice_loss(probabilities, labels, batch_dice=True, smoothing=0.0), torch.tensor(0.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_cost_what_they_cost_in_float32(dtype: torch.dtype) -> None:
+    logits = torch.randn((2, 3, 4, 4, 4), generator=torch.Generator().manual_seed(0)).to(dtype)
+    loss = dice_and_cross_entropy(logits, LABELS_3D, batch_dice=True, smoothing=SMOOTHING)
+    assert loss.dtype == torch.float32
+    assert_close(loss, dice_and_cross_entropy(logits.float(), LABELS_3D, batch_dice=True, smoothing=SMOOTHING))
+
+
+@pytest.mark.parametrize(
+    ("num_outputs", "expected"),
+    [
+        (1, [1]),
+        (2, [1, 0]),
+        (3, [2 / 3, 1 / 3, 0]),
+        (6, [16 / 31, 8 / 31, 4 / 31, 2 / 31, 1 / 31, 0]),
+    ],
+)
+def test_supervision_weights(num_outputs: int, expected: list[float]) -> None:
+    assert supervision_weights(num_outputs) == pytest.approx(expected)
+
+
+def test_supervision_adds_the_outputs_by_their_weights() -> None:
+    rng = torch.Generator().manual_seed(0)
+    logits = [torch.randn((2, 3, size, size, size), generator=rng) for size in (4, 2, 1)]
+    whole = dice_and_cross_entropy(logits[0], LABELS_3D, batch_dice=False, smoothing=SMOOTHING)
+    coarse = dice_and_cross_entropy(logits[1], LABELS_3D[:, 1::2, 1::2, 1::2], batch_dice=False, smoothing=SMOOTHING)
+    loss = supervised_loss(logits, LABELS_3D, batch_dice=False, smoothing=SMOOTHING)
+    assert_close(loss, 2 / 3 * whole + 1 / 3 * coarse)
+
+
+def test_the_coarsest_output_is_left_out() -> None:
+    logits = [torch.zeros(1, 2, 4, 4), torch.full((1, 2, 2, 2), torch.nan)]
+    loss = supervised_loss(logits, torch.zeros(1, 4, 4, dtype=torch.int16), batch_dice=True, smoothing=SMOOTHING)
+    assert bool(torch.isfinite(loss))
+
+
+def test_three_hundred_classes() -> None:
+    labels = torch.arange(300, dtype=torch.int16).view(1, 10, 30)
+    loss = supervised_loss([_certain(labels.long(), 300)], labels, batch_dice=True, smoothing=SMOOTHING)
+    assert_close(loss, torch.tensor(0.0), atol=1e-5, rtol=0)
