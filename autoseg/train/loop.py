@@ -104,15 +104,7 @@ def train_fold(
         clock = Clock(request.num_epochs, request.budget_s, state.spent_s, clock_start)
         trainer = _Trainer(plan, configuration, request)
         trainer.restore(state)
-        _run(
-            trainer,
-            state,
-            clock,
-            _sources(plan, configuration, split, data_folder, request),
-            folder,
-            identity,
-            progress,
-        )
+        _run(trainer, state, clock, _sources(plan, configuration, split, data_folder, request), folder, progress)
         save_weights(trainer.final_network.state_dict(), folder.weights)
         record = TrainingRecord(
             configuration=request.configuration,
@@ -173,6 +165,7 @@ class _Trainer:
         self.plan = plan
         self.recipe: TrainingPlan = plan.training
         self.configuration = configuration
+        self.num_workers = request.num_workers
         self.device = choose_device(request.device)
         self.precision: Precision = best_precision(self.device)
         torch.manual_seed(request.seed)
@@ -296,55 +289,69 @@ def _run(
     clock: Clock,
     sources: tuple[PatchSource, PatchSource],
     folder: FoldFolder,
-    identity: str,
     progress: Progress,
 ) -> None:
     """Train epoch after epoch until the clock is over; checkpoint after each."""
-    recipe = trainer.recipe
     closing_s = 0.0
-    total = float(clock.budget_s or clock.num_epochs or 0)
-    num_workers = 0
     with (
-        closing(load_batches(sources[0], state.step, num_workers)) as batches,  # type: ignore[type-var]
-        progress.task("train", total) as task,
+        closing(load_batches(sources[0], state.step, trainer.num_workers)) as batches,
+        progress.task("train", float(clock.budget_s or clock.num_epochs or 0)) as task,
     ):
         while not (state.epoch > 0 and clock.is_over(state.epoch, closing_s)):
-            started, waited, losses = time.monotonic(), 0.0, []
-            for index in range(recipe.steps_per_epoch):
-                if index > 0 and clock.budget_s is not None and clock.is_over(state.epoch, closing_s):
-                    break
-                asked = time.monotonic()
-                batch = next(batches)
-                waited += time.monotonic() - asked
-                share = clock.progress(state.epoch + index / recipe.steps_per_epoch)
-                rate = learning_rate(
-                    share,
-                    peak=recipe.learning_rate,
-                    exponent=recipe.schedule_exponent,
-                    warmup_fraction=recipe.warmup_fraction,
-                )
-                losses.append(trainer.step(batch, rate, state.step))
-                state.step += 1
-                _show(task, clock, state.epoch + (index + 1) / recipe.steps_per_epoch)
+            learnt = _train_epoch(trainer, batches, state, clock, closing_s, task)
             trained = time.monotonic()
-            row = _validate(trainer, sources[1])
+            watched = _validate(trainer, sources[1])
             state.epoch += 1
-            state.history.append(
-                {
-                    "epoch": state.epoch,
-                    "steps": state.step,
-                    "seconds": clock.elapsed_s(),
-                    "learning_rate": rate,
-                    "training_loss": torch.stack(losses).mean().item(),
-                    **row,
-                    "waiting_share": waited / max(trained - started, 1e-9),
-                }
-            )
+            place = {"epoch": state.epoch, "steps": state.step, "seconds": clock.elapsed_s()}
+            state.history.append({**place, **learnt, **watched})
             state.spent_s = clock.elapsed_s()
             state.tensors = trainer.snapshot()
-            save_state(state, identity, folder)
+            save_state(state, folder)
             closing_s = time.monotonic() - trained
             _show(task, clock, state.epoch, state.history[-1])
+
+
+def _train_epoch(
+    trainer: _Trainer, batches: Iterator[Batch], state: TrainingState, clock: Clock, closing_s: float, task: Task
+) -> Row:
+    """Take the steps of an epoch, fewer where the budget ends `closing_s` later; return rate, loss and waiting."""
+    recipe = trainer.recipe
+    started, waited = time.monotonic(), 0.0
+    losses: list[Tensor] = []
+    cases: list[list[str]] = []
+    for index in range(recipe.steps_per_epoch):
+        if index > 0 and clock.budget_s is not None and clock.is_over(state.epoch, closing_s):
+            break
+        asked = time.monotonic()
+        batch = next(batches)
+        waited += time.monotonic() - asked
+        rate = learning_rate(
+            clock.progress(state.epoch + index / recipe.steps_per_epoch),
+            peak=recipe.learning_rate,
+            exponent=recipe.schedule_exponent,
+            warmup_fraction=recipe.warmup_fraction,
+        )
+        losses.append(trainer.step(batch, rate, state.step))
+        cases.append(batch.cases)
+        state.step += 1
+        _show(task, clock, state.epoch + (index + 1) / recipe.steps_per_epoch)
+    _require_finite(torch.stack(losses), cases)
+    return {
+        "learning_rate": rate,
+        "training_loss": torch.stack(losses).mean().item(),
+        "waiting_share": waited / max(time.monotonic() - started, 1e-9),
+    }
+
+
+def _require_finite(losses: Tensor, cases: list[list[str]]) -> None:
+    """Raise if a loss of the epoch is not finite: with scaled gradients, steps skip what is not finite in silence."""
+    bad = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
+    if bad:
+        names = sorted({name for index in bad for name in cases[index]})
+        raise TrainingError(
+            f"training: the loss must be finite, got {losses[bad[0]].item()} in {len(bad)} of {len(losses)} steps, for"
+            f" the cases {', '.join(names)}. Run `autoseg check`; the last checkpoint is intact."
+        )
 
 
 def _validate(trainer: _Trainer, source: PatchSource) -> Row:

@@ -1,6 +1,7 @@
 """What a training leaves behind: its record, its history, and the checkpoint from which it goes on."""
 
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,9 @@ from autoseg.core.workspace import FoldFolder
 from autoseg.plan.schema import ConfigurationName
 
 Row = dict[str, float]
+
+_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, pickle.UnpicklingError)
+"""What `torch.load` raises for a damaged file, and what a document with other entries leads to."""
 
 
 class TrainingRecord(Artefact):
@@ -47,6 +51,7 @@ class TrainingState:
     """How far a training is.
 
     Attributes:
+        identity: Digest of all that the training depends on.
         epoch: Epochs done.
         step: Steps done.
         spent_s: Seconds spent.
@@ -54,6 +59,7 @@ class TrainingState:
         tensors: State of network, average, optimiser and gradient scaler, by name.
     """
 
+    identity: str
     epoch: int = 0
     step: int = 0
     spent_s: float = 0.0
@@ -61,10 +67,10 @@ class TrainingState:
     tensors: Mapping[str, Any] = field(default_factory=dict)
 
 
-def save_state(state: TrainingState, identity: str, folder: FoldFolder) -> None:
+def save_state(state: TrainingState, folder: FoldFolder) -> None:
     """Write checkpoint and history, each whole or not at all."""
     document = {
-        "identity": identity,
+        "identity": state.identity,
         "epoch": state.epoch,
         "step": state.step,
         "spent_s": state.spent_s,
@@ -89,22 +95,17 @@ def load_state(identity: str, folder: FoldFolder) -> TrainingState:
         TrainingError: If the checkpoint cannot be read or belongs to another training.
     """
     if not folder.checkpoint.exists():
-        return TrainingState()
+        return TrainingState(identity)
     try:
         document = torch.load(folder.checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - torch raises errors of many kinds for a damaged file
+        state = TrainingState(**{**document, "history": json.loads(document["history"])})
+    except _DAMAGED as error:
         raise TrainingError(
             f"{folder.checkpoint}: must be a checkpoint, got: {error}. Delete it, or start again with --restart."
         ) from None
-    if document["identity"] != identity:
+    if state.identity != identity:
         raise TrainingError(different_training(folder))
-    return TrainingState(
-        epoch=document["epoch"],
-        step=document["step"],
-        spent_s=document["spent_s"],
-        history=json.loads(document["history"]),
-        tensors=document["tensors"],
-    )
+    return state
 
 
 def different_training(folder: FoldFolder) -> str:

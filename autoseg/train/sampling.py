@@ -4,7 +4,7 @@ A broken-off training therefore goes on with exactly the batches that it would h
 workers changes nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from numpy.typing import NDArray
 
+from autoseg.core.errors import TrainingError
 from autoseg.core.seeding import generator
 from autoseg.data.store import StoredCase, foreground_voxels, open_case, read_patch
 from autoseg.plan.schema import AugmentationPlan
@@ -140,7 +141,7 @@ class _Loader:
         return {"batch": self._source.batch(next(self._steps))}
 
 
-def load_batches(source: PatchSource, first_step: int, num_workers: int) -> Iterator[Batch]:
+def load_batches(source: PatchSource, first_step: int, num_workers: int) -> Generator[Batch, None, None]:
     """Yield the batches from `first_step` on, without end.
 
     Args:
@@ -148,6 +149,9 @@ def load_batches(source: PatchSource, first_step: int, num_workers: int) -> Iter
         first_step: Number of the first batch.
         num_workers: Background processes of batchgenerators, which hand over in the order of the steps; 0 loads in
             this process.
+
+    Raises:
+        TrainingError: If a background process dies.
     """
     if num_workers == 0:
         for item in SingleThreadedAugmenter(_Loader(source, first_step, 1), None):
@@ -157,5 +161,10 @@ def load_batches(source: PatchSource, first_step: int, num_workers: int) -> Iter
     try:
         for item in loader:
             yield item["batch"]
+    except RuntimeError:
+        raise TrainingError(
+            "patches: background workers must live as long as the training, got the death of one, whose error is"
+            " printed above. Mend its cause, or give the machine more memory; the last checkpoint is intact."
+        ) from None
     finally:
         loader._finish()  # noqa: SLF001 - batchgenerators has no public way to end its workers

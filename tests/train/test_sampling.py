@@ -1,0 +1,184 @@
+import multiprocessing
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoseg.core.errors import TrainingError
+from autoseg.train.sampling import Batch, PatchSource, SamplingPlan, load_batches
+from tests.train.plans import augmentation, store
+
+SHAPE = (10, 11, 12)
+FAR_CORNER = (9, 10, 11)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cases whose voxels hold their own number, from 1; each class lies at a corner or in the middle.
+
+    `corners` has class 1 in its last voxel and class 2 in many, `empty` has no foreground, `tiny` is smaller than a
+    patch along two axes.
+    """
+    folder = tmp_path_factory.mktemp("cases")
+    numbers = np.arange(1, np.prod(SHAPE) + 1).reshape(1, *SHAPE)
+    label = np.zeros(SHAPE, dtype=np.int16)
+    store(folder, "empty", numbers, label, 3)
+    corners = label.copy()
+    corners[0, :8, :8] = 2
+    corners[FAR_CORNER] = 1
+    store(folder, "corners", numbers, corners, 3)
+    store(folder, "tiny", numbers[:, :4, :5], np.full((4, 5, 12), 2, dtype=np.int16), 3)
+    return folder
+
+
+def _source(folder: Path, names: tuple[str, ...], **changes: object) -> PatchSource:
+    settings: dict[str, object] = {
+        "patch_size": (6, 6, 6),
+        "batch_size": 2,
+        "foreground_fraction": 0.33,
+        "augmentation": None,
+        "seed": 3,
+        "place": ("train", 0),
+    }
+    return PatchSource(folder, names, SamplingPlan(**{**settings, **changes}))  # type: ignore[arg-type]
+
+
+def _same(first: Batch, second: Batch) -> bool:
+    return (
+        np.array_equal(first.images, second.images)
+        and np.array_equal(first.labels, second.labels)
+        and first.draws == second.draws
+        and first.cases == second.cases
+    )
+
+
+ALL = ("corners", "empty", "tiny")
+
+
+def test_a_batch_depends_on_its_step_alone(folder: Path) -> None:
+    forwards, backwards = (_source(folder, ALL, augmentation=augmentation(0.5)) for _ in range(2))
+    first = [forwards.batch(step) for step in range(6)]
+    second = [backwards.batch(step) for step in reversed(range(6))][::-1]
+    assert all(_same(one, other) for one, other in zip(first, second, strict=True))
+    assert not any(_same(first[0], other) for other in first[1:])
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"place": ("train", 1)}, {"place": ("validation", 0)}])
+def test_another_seed_or_place_draws_other_batches(folder: Path, change: dict[str, object]) -> None:
+    one, other = _source(folder, ALL), _source(folder, ALL, **change)
+    assert not any(_same(one.batch(step), other.batch(step)) for step in range(5))
+
+
+def test_shapes_and_types(folder: Path) -> None:
+    batch = _source(folder, ALL, batch_size=3).batch(0)
+    assert batch.images.shape == (3, 1, 6, 6, 6)
+    assert batch.labels.shape == (3, 6, 6, 6)
+    assert batch.images.dtype == np.float32
+    assert batch.labels.dtype == np.int16
+    assert batch.draws == []
+    assert len(batch.cases) == 3
+
+
+def test_more_is_read_where_a_sample_moves(folder: Path) -> None:
+    recipe = augmentation(0.0, rotation_probability=1.0)
+    batch = _source(folder, ("empty",), augmentation=recipe).batch(0)
+    assert len(batch.draws) == 2
+    assert all(size > 6 for size in batch.images.shape[2:])
+    assert batch.images.shape[2:] == batch.labels.shape[1:]
+
+
+def test_what_moves_is_centred_on_the_patch(folder: Path) -> None:
+    """The centre of the larger part is the patch that is read when nothing moves, up to the side of an even size."""
+    still = _source(folder, ("empty",), augmentation=augmentation(0.0)).batch(5)
+    moved = _source(folder, ("empty",), augmentation=augmentation(0.0, scaling_probability=1.0)).batch(5)
+    for small, large in zip(still.images, moved.images, strict=True):
+        start = [(big - 6) // 2 for big in large.shape[1:]]
+        centre = large[0][tuple(slice(first, first + 6) for first in start)]
+        assert np.array_equal(centre, small[0])
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "fraction", "num_free"), [(2, 0.33, 1), (12, 0.33, 8), (3, 0.33, 2), (4, 0.0, 4), (4, 1.0, 0)]
+)
+def test_the_last_samples_hold_foreground(folder: Path, batch_size: int, fraction: float, num_free: int) -> None:
+    source = _source(folder, ("corners",), batch_size=batch_size, foreground_fraction=fraction)
+    batches = [source.batch(step) for step in range(25)]
+    found = np.array([[(label > 0).any() for label in batch.labels] for batch in batches])
+    assert found[:, num_free:].all()
+    assert not found[:, :num_free].all(axis=0).any()
+
+
+def test_rare_classes_are_drawn_as_often_as_others(folder: Path) -> None:
+    source = _source(folder, ("corners",), foreground_fraction=1.0, batch_size=4)
+    rare = [(label == 1).any() for step in range(50) for label in source.batch(step).labels]
+    assert np.mean(rare) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_case_without_foreground_gives_any_patch(folder: Path) -> None:
+    batch = _source(folder, ("empty",), foreground_fraction=1.0).batch(0)
+    assert not batch.labels.any()
+
+
+def test_patches_lie_inside_the_scan_and_reach_its_borders(folder: Path) -> None:
+    source = _source(folder, ("corners",))
+    batches = [source.batch(step) for step in range(200)]
+    assert all((batch.images > 0).all() and (batch.labels >= 0).all() for batch in batches)
+    places = np.array([np.unravel_index(int(batch.images[0, 0, 0, 0, 0]) - 1, SHAPE) for batch in batches])
+    assert places.min(axis=0).tolist() == [0, 0, 0]
+    assert places.max(axis=0).tolist() == [size - 6 for size in SHAPE]
+
+
+def test_image_and_label_are_of_one_place(folder: Path) -> None:
+    batch = _source(folder, ("corners",), foreground_fraction=1.0, batch_size=8).batch(0)
+    where = batch.labels == 1
+    last = np.prod(SHAPE)
+    assert where.any()
+    assert np.array_equal(batch.images[:, 0] == last, where)
+
+
+def test_a_scan_smaller_than_a_patch_is_padded_on_both_sides(folder: Path) -> None:
+    batch = _source(folder, ("tiny",)).batch(0)
+    inside = np.zeros((6, 6, 6), dtype=bool)
+    inside[1:5, 1:6] = True
+    for image, label in zip(batch.images[:, 0], batch.labels, strict=True):
+        assert np.array_equal(image != 0, inside)
+        assert np.array_equal(label != -1, inside)
+
+
+def test_slices(folder: Path) -> None:
+    source = _source(folder, ("corners",), patch_size=(6, 8))
+    batches = [source.batch(step) for step in range(60)]
+    assert batches[0].images.shape == (2, 1, 6, 8)
+    assert batches[0].labels.shape == (2, 6, 8)
+    depths = {(int(batch.images[0, 0, 0, 0]) - 1) // (SHAPE[1] * SHAPE[2]) for batch in batches}
+    assert depths == set(range(SHAPE[0]))
+    assert all((batch.labels[1] > 0).any() for batch in batches)
+
+
+def test_steps_come_in_order_without_workers(folder: Path) -> None:
+    source = _source(folder, ALL, augmentation=augmentation(0.5))
+    batches = list(islice(load_batches(source, 7, 0), 4))
+    assert all(_same(batch, source.batch(7 + step)) for step, batch in enumerate(batches))
+
+
+def test_workers_give_the_same_batches_in_the_same_order_and_end(folder: Path) -> None:
+    source = _source(folder, ALL, augmentation=augmentation(0.5))
+    before = set(multiprocessing.active_children())
+    batches = load_batches(source, 7, 2)
+    drawn = list(islice(batches, 5))
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    batches.close()
+    assert all(_same(batch, source.batch(7 + step)) for step, batch in enumerate(drawn))
+    deadline = time.monotonic() + 5
+    while set(multiprocessing.active_children()) - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert set(multiprocessing.active_children()) <= before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_death_of_a_worker_is_named(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(TrainingError, match="background workers must live"):
+        next(load_batches(_source(folder, ("missing",)), 0, 2))
+    assert "missing.json" in capfd.readouterr().out
