@@ -4,22 +4,26 @@ import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+
 from autoseg.core.errors import PlanError
 from autoseg.core.geometry import Spacing
 from autoseg.core.labels import Labels
 from autoseg.fingerprint.schema import Fingerprint
+from autoseg.plan import decisions as why
 from autoseg.plan.normalization import normalization, resampling
+from autoseg.plan.overrides import Overrides, apply_overrides
 from autoseg.plan.rulebook import Rulebook
-from autoseg.plan.rules import Rules
 from autoseg.plan.schema import (
     ChannelNormalization,
     ConfigurationName,
     ConfigurationPlan,
+    Decision,
     InferencePlan,
     Plan,
     TrainingPlan,
 )
-from autoseg.plan.sizing import batch_size, budget, fit_network
+from autoseg.plan.sizing import FittedNetwork, batch_size, budget, fit_network, fixed_network
 from autoseg.plan.spacing import coarser_spacing, median_shape, target_spacing, transpose_order
 
 
@@ -55,48 +59,53 @@ class _Subject:
 
     normalization: tuple[ChannelNormalization, ...]
     num_classes: int
-    rules: Rules
+    reasons: why.Reasons
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A configuration and the decisions that made it."""
+
+    plan: ConfigurationPlan
+    decisions: tuple[Decision, ...]
+
+    def named(self, name: ConfigurationName) -> tuple[Decision, ...]:
+        """Return the decisions as those of a configuration."""
+        return tuple(why.for_configuration(decision, name) for decision in self.decisions)
 
 
 def make_plan(
-    fingerprint: Fingerprint, dataset: DatasetDescription, rulebook: Rulebook, preset: str | None = None
+    fingerprint: Fingerprint,
+    dataset: DatasetDescription,
+    rulebook: Rulebook,
+    preset: str | None = None,
+    overrides: Overrides | None = None,
 ) -> Plan:
-    """Return the plan of a dataset. Arithmetic alone: no image is read, no network built.
+    """Return the plan of a dataset, with the reason of each decision. No image is read, no network built.
 
     Args:
         fingerprint: Of the dataset.
         dataset: Its name, channels and labels.
         rulebook: Constants of the rules.
         preset: Entry of `rules/presets.toml`; the default one if None.
+        overrides: Values that the user sets.
 
     Raises:
-        PlanError: If the preset is unknown, fingerprint and dataset disagree, or no plan fits the memory.
+        PlanError: If the preset is unknown, fingerprint and dataset disagree, an override cannot be used, or no plan
+            fits the memory.
 
     Source:
         Isensee et al. 2021, Methods and Supplementary Note 2; rules/inferred.toml.
     """
-    rules = rulebook.for_preset(preset or rulebook.inferred.preset.default)
     _require_agreement(fingerprint, dataset)
-    spacings = [case.spacing for case in fingerprint.cases]
-    shapes = [case.cropped_shape for case in fingerprint.cases]
-    target = target_spacing(spacings, shapes, **rules.inferred.target_spacing.model_dump())
-    shape = median_shape(shapes, spacings, target)
-    transpose = transpose_order(target)
-    fullres = _Grid(
-        spacing=tuple(target[axis] for axis in transpose),
-        shape=tuple(shape[axis] for axis in transpose),
-        dataset_voxels=math.prod(shape) * len(shapes),
-    )
-    subject = _Subject(
-        normalization=normalization(
-            dataset.channels,
-            fingerprint.intensities,
-            fingerprint.median_relative_size_after_cropping,
-            rules.inferred.normalization,
-        ),
-        num_classes=dataset.labels.num_classes,
-        rules=rules,
-    )
+    chosen = overrides or Overrides()
+    rules = apply_overrides(rulebook.for_preset(preset or rulebook.inferred.preset.default), chosen)
+    reasons = why.Reasons(rulebook, rules, chosen)
+    relative_size = fingerprint.median_relative_size_after_cropping
+    normalized = normalization(dataset.channels, fingerprint.intensities, relative_size, rules.inferred.normalization)
+    fullres, transpose, decisions = _fullres_grid(fingerprint, reasons)
+    decisions.append(why.normalization_decision(reasons, normalized, relative_size))
+    configurations, more = _configurations(fullres, _Subject(normalized, dataset.labels.num_classes, reasons))
     blueprint = rules.blueprint
     return Plan(
         made_from={"fingerprint": fingerprint.digest(), "rules": rulebook.digest},
@@ -105,9 +114,10 @@ def make_plan(
         channels=dataset.channels,
         labels=dataset.labels,
         transpose=transpose,
-        configurations=_configurations(fullres, subject),
+        configurations=configurations,
         training=TrainingPlan(**blueprint.training.model_dump(), augmentation=blueprint.augmentation),
         inference=InferencePlan(**blueprint.inference.model_dump()),
+        decisions=(*decisions, *more),
     )
 
 
@@ -127,63 +137,108 @@ def _require_agreement(fingerprint: Fingerprint, dataset: DatasetDescription) ->
             )
 
 
-def _configurations(fullres: _Grid, subject: _Subject) -> dict[ConfigurationName, ConfigurationPlan]:
-    """Return all configurations that the data call for; data of one slice get `2d` alone."""
-    plane = replace(fullres, spacing=fullres.spacing[1:], shape=fullres.shape[1:])
-    configurations: dict[ConfigurationName, ConfigurationPlan] = {"2d": _configuration(plane, subject, batch_dice=True)}
-    if fullres.shape[0] == 1:
-        return configurations
-    full = _configuration(fullres, subject, batch_dice=False)
-    lowres = _lowres(fullres, full, subject)
-    if lowres is None:
-        configurations["3d_fullres"] = full
-        return configurations
-    full = full.model_copy(update={"batch_dice": True})
-    configurations["3d_fullres"] = full
-    configurations["3d_lowres"] = lowres
-    configurations["3d_cascade_fullres"] = _cascade(full, subject.num_classes)
-    return configurations
-
-
-def _configuration(grid: _Grid, subject: _Subject, *, batch_dice: bool) -> ConfigurationPlan:
-    """Return the configuration for a grid: the largest patch that fits, then the batch."""
-    rules = subject.rules
-    fitted = fit_network(grid.spacing, grid.shape, len(subject.normalization), subject.num_classes, rules)
-    allowed = budget(len(grid.spacing), rules.inferred.sizing, rules.inferred.batch_size)
-    return ConfigurationPlan(
-        spacing=grid.spacing,
-        median_shape=grid.shape,
-        patch_size=fitted.patch_size,
-        batch_size=batch_size(
-            fitted.elements, fitted.patch_size, grid.dataset_voxels, allowed, rules.inferred.batch_size
-        ),
-        batch_dice=batch_dice,
-        normalization=subject.normalization,
-        resampling=resampling(rules.inferred.resampling),
-        network=fitted.network,
+def _fullres_grid(fingerprint: Fingerprint, reasons: why.Reasons) -> tuple[_Grid, tuple[int, int, int], list[Decision]]:
+    """Return the full-resolution grid, the order of its axes, and why."""
+    spacings = [case.spacing for case in fingerprint.cases]
+    shapes = [case.cropped_shape for case in fingerprint.cases]
+    rules = reasons.rules.inferred.target_spacing
+    target = reasons.overrides.spacing or target_spacing(spacings, shapes, **rules.model_dump())
+    shape = median_shape(shapes, spacings, target)
+    transpose = transpose_order(target)
+    grid = _Grid(
+        spacing=tuple(target[axis] for axis in transpose),
+        shape=tuple(shape[axis] for axis in transpose),
+        dataset_voxels=math.prod(shape) * len(shapes),
+    )
+    median = tuple(float(value) for value in np.percentile(spacings, 50, axis=0))
+    return (
+        grid,
+        transpose,
+        [
+            why.spacing_decision(reasons, fingerprint, target, median),
+            why.transpose_decision(reasons, transpose, target),
+            why.shape_decision(reasons, fingerprint, shape, target),
+        ],
     )
 
 
-def _lowres(fullres: _Grid, full: ConfigurationPlan, subject: _Subject) -> ConfigurationPlan | None:
-    """Return a coarser configuration whose patch covers enough of the median case; None where it is not worth it.
+def _configurations(
+    fullres: _Grid, subject: _Subject
+) -> tuple[dict[ConfigurationName, ConfigurationPlan], list[Decision]]:
+    """Return all configurations that the data call for, and why; data of one slice get `2d` alone."""
+    plane = replace(fullres, spacing=fullres.spacing[1:], shape=fullres.shape[1:])
+    planned: dict[ConfigurationName, _Planned] = {"2d": _configuration(plane, subject, batch_dice=True)}
+    decisions: list[Decision] = []
+    if fullres.shape[0] > 1:
+        full = _configuration(fullres, subject, batch_dice=False)
+        lowres, decision = _lowres(fullres, full, subject)
+        decisions.append(decision)
+        if lowres is None:
+            planned["3d_fullres"] = full
+        else:
+            full = replace(full, plan=full.plan.model_copy(update={"batch_dice": True}))
+            planned["3d_fullres"] = full
+            planned["3d_lowres"] = lowres
+            planned["3d_cascade_fullres"] = replace(full, plan=_cascade(full.plan, subject.num_classes))
+    decisions += [decision for name, entry in planned.items() for decision in entry.named(name)]
+    return {name: entry.plan for name, entry in planned.items()}, decisions
+
+
+def _configuration(grid: _Grid, subject: _Subject, *, batch_dice: bool) -> _Planned:
+    """Return the configuration for a grid: the largest patch that fits, then the batch."""
+    reasons = subject.reasons
+    inferred = reasons.rules.inferred
+    fitted = _fitted(grid, subject)
+    allowed = budget(len(grid.spacing), inferred.sizing, inferred.batch_size)
+    plan = ConfigurationPlan(
+        spacing=grid.spacing,
+        median_shape=grid.shape,
+        patch_size=fitted.patch_size,
+        batch_size=batch_size(fitted.elements, fitted.patch_size, grid.dataset_voxels, allowed, inferred.batch_size),
+        batch_dice=batch_dice,
+        normalization=subject.normalization,
+        resampling=resampling(inferred.resampling),
+        network=fitted.network,
+    )
+    return _Planned(
+        plan,
+        (
+            why.patch_decision(reasons, fitted, grid.shape, allowed),
+            why.topology_decision(reasons, plan),
+            why.batch_decision(reasons, fitted, grid.dataset_voxels, allowed),
+        ),
+    )
+
+
+def _fitted(grid: _Grid, subject: _Subject) -> FittedNetwork:
+    """Return the network for a grid, with the patch of the user or else the largest that fits."""
+    rules = subject.reasons.rules
+    counts = (len(subject.normalization), subject.num_classes)
+    patch = subject.reasons.overrides.patch_for(len(grid.spacing))
+    if patch is not None:
+        return fixed_network(grid.spacing, patch, *counts, rules)
+    return fit_network(grid.spacing, grid.shape, *counts, rules)
+
+
+def _lowres(fullres: _Grid, full: _Planned, subject: _Subject) -> tuple[_Planned | None, Decision]:
+    """Return a coarser configuration whose patch covers enough of the median case, or None where it is not worth it.
 
     Source:
         rules/inferred.toml [lowres]; Isensee et al. 2021, Supplementary Note 2.
     """
-    rules = subject.rules.inferred.lowres
+    rules = subject.reasons.rules.inferred.lowres
     num_cases = fullres.dataset_voxels / math.prod(fullres.shape)
-    spacing, voxels, lowres = fullres.spacing, math.prod(fullres.shape), full
-    while math.prod(lowres.patch_size) / voxels < rules.min_patch_share:
-        spacing = coarser_spacing(spacing, step=rules.spacing_step, finer_axis_ratio=rules.finer_axis_ratio)
-        exact = [
-            fine / coarse * size for fine, coarse, size in zip(fullres.spacing, spacing, fullres.shape, strict=True)
-        ]
+    steps = [why.LowresStep(fullres.spacing, math.prod(fullres.shape), full.plan.patch_size)]
+    found = full
+    while steps[-1].share < rules.min_patch_share:
+        spacing = coarser_spacing(steps[-1].spacing, step=rules.spacing_step, finer_axis_ratio=rules.finer_axis_ratio)
+        exact = [fine / now * size for fine, now, size in zip(fullres.spacing, spacing, fullres.shape, strict=True)]
         voxels = math.prod(exact)
-        shape = tuple(float(round(size)) for size in exact)
-        lowres = _configuration(_Grid(spacing, shape, voxels * num_cases), subject, batch_dice=False)
-    if lowres is full or math.prod(fullres.shape) / voxels < rules.min_voxel_ratio:
-        return None
-    return lowres
+        shape = tuple(max(1.0, float(round(size))) for size in exact)
+        found = _configuration(_Grid(spacing, shape, voxels * num_cases), subject, batch_dice=False)
+        steps.append(why.LowresStep(spacing, voxels, found.plan.patch_size))
+    is_kept = found is not full and steps[0].voxels / steps[-1].voxels >= rules.min_voxel_ratio
+    return found if is_kept else None, why.lowres_decision(subject.reasons, steps, is_kept=is_kept)
 
 
 def _cascade(full: ConfigurationPlan, num_classes: int) -> ConfigurationPlan:

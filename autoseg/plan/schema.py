@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import JsonValue
+
 from autoseg.core.artefact import Artefact, Record, digest_of
 from autoseg.core.labels import Labels
 
@@ -195,6 +197,37 @@ class InferencePlan(Record):
     gaussian_sigma: float
 
 
+class Alternative(Record):
+    """A value that was tried and given up, and why."""
+
+    value: JsonValue
+    outcome: str
+
+
+class Decision(Record):
+    """Why a value of the plan is what it is.
+
+    Attributes:
+        configuration: That it belongs to; None for all of them.
+        name: Of the value, as the plan has it.
+        value: What was decided.
+        reason: How the rule came to it, in a sentence.
+        inputs: What the rule looked at, by name.
+        rules: Constants that it used, by their key in `rules/`.
+        source: Where the rule comes from.
+        alternatives: What was tried before, in order.
+    """
+
+    configuration: ConfigurationName | None
+    name: str
+    value: JsonValue
+    reason: str
+    inputs: dict[str, JsonValue]
+    rules: dict[str, JsonValue]
+    source: str
+    alternatives: tuple[Alternative, ...] = ()
+
+
 class Plan(Artefact):
     """What to do about a dataset.
 
@@ -208,6 +241,7 @@ class Plan(Artefact):
         configurations: What can be trained, by name.
         training: The recipe.
         inference: Tiling.
+        decisions: Why the values above are what they are; not part of the digest, as they change nothing.
     """
 
     dataset: str
@@ -218,3 +252,8 @@ class Plan(Artefact):
     configurations: dict[ConfigurationName, ConfigurationPlan]
     training: TrainingPlan
     inference: InferencePlan
+    decisions: tuple[Decision, ...] = ()
+
+    def digest(self) -> str:
+        """Return the digest of all but the decisions: equal plans are equal however they were come to."""
+        return digest_of(self.model_dump(mode="json", exclude={"decisions"}))

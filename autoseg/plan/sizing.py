@@ -133,15 +133,37 @@ def fit_network(
             raise PlanError(
                 f"memory of {inferred.sizing.gpu_memory_gb:g} GB: must hold {allowed.guarded_batch} patches of "
                 f"{'x'.join(map(str, current.patch_size))} voxels, the smallest that can be pooled, got room for "
-                f"{allowed.elements * allowed.reference_batch / elements:.2g}. Give more memory or a smaller preset."
+                f"{math.floor(allowed.elements * allowed.reference_batch / elements)}. Give more memory, or take a "
+                "smaller preset."
             )
         current = smaller
 
 
-def batch_size(
+def fixed_network(
+    spacing: Spacing, patch: Sequence[int], num_inputs: int, num_outputs: int, rules: Rules
+) -> FittedNetwork:
+    """Return the network for a patch that the user sets, whatever it costs.
+
+    Raises:
+        PlanError: If the patch is no multiple of the strides that the rules give it; the message names one that is.
+    """
+    stages = topology(spacing, patch, rules.inferred.topology)
+    wanted = "x".join(map(str, patch))
+    if len(stages.strides) == 1:
+        least = "x".join(f"{size:g}" for size in poolable_patch(spacing, patch, rules.inferred.topology))
+        raise PlanError(f"--patch-size: must be long enough to be pooled, got {wanted}. Use {least} or more.")
+    if stages.patch_size != tuple(patch):
+        divisors, fitting = ("x".join(map(str, sizes)) for sizes in (stages.divisors, stages.patch_size))
+        raise PlanError(f"--patch-size: must be a multiple of {divisors}, got {wanted}. Use {fitting}.")
+    network = network_for(stages, num_inputs, num_outputs, rules.blueprint.network)
+    elements = convolution_elements(network, stages.patch_size)
+    return FittedNetwork(network, stages.patch_size, elements, (ShrinkStep(stages.patch_size, elements, None),))
+
+
+def batch_limits(
     elements: int, patch_size: Sequence[int], dataset_voxels: float, allowed: Budget, rules: BatchSizeRules
-) -> int:
-    """Return the number of patches in a batch: what the memory holds, at most a share of the dataset, at least two.
+) -> dict[str, int]:
+    """Return the largest batch by what limits it: memory, the share of the dataset, the preset.
 
     Args:
         elements: Convolution outputs of one patch.
@@ -153,6 +175,20 @@ def batch_size(
     Source:
         rules/inferred.toml [batch_size]; Isensee et al. 2021, Methods, batch size. Halves round to the even number.
     """
-    in_memory = round(allowed.elements / elements * allowed.reference_batch)
-    in_dataset = round(dataset_voxels * rules.max_dataset_share / math.prod(patch_size))
-    return max(min(in_memory, in_dataset, allowed.max_batch), rules.min)
+    return {
+        "memory": round(allowed.elements / elements * allowed.reference_batch),
+        "dataset": round(dataset_voxels * rules.max_dataset_share / math.prod(patch_size)),
+        "preset": allowed.max_batch,
+    }
+
+
+def batch_size(
+    elements: int, patch_size: Sequence[int], dataset_voxels: float, allowed: Budget, rules: BatchSizeRules
+) -> int:
+    """Return the number of patches in a batch: the least of `batch_limits`, but no fewer than the minimum.
+
+    Source:
+        rules/inferred.toml [batch_size]; Isensee et al. 2021, Methods, batch size.
+    """
+    limits = batch_limits(elements, patch_size, dataset_voxels, allowed, rules)
+    return max(min(limits.values()), rules.min)
