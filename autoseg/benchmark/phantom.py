@@ -32,7 +32,7 @@ FINE_SPACING_MM = (1.05, 1.35)
 NUM_SLICES = (16, 24)
 NUM_ROWS = (44, 70)
 
-BODY, TISSUE_STD, ORGAN_BRIGHTNESS, LESION_BRIGHTNESS = 0.40, 0.03, 0.58, 0.80
+BODY, TISSUE_STD, ORGAN_BRIGHTNESS, LESION_BRIGHTNESS = 0.40, 0.03, 0.60, 0.86
 NOISE_STD = 0.05
 BIAS_STD = 0.10
 SCALE = (300.0, 1200.0)
@@ -97,7 +97,7 @@ def phantom_case(seed: int, number: int) -> tuple[Image, LabelImage]:
     centre, radii = _draw_organ_place(rng)
     organ = _blob(grid, centre, radii, roughness=0.12, rng=rng)
     lesion = _draw_lesion(grid, centre, radii, rng)
-    if number % LESION_MISSING_EVERY == LESION_MISSING_EVERY // 3:
+    if number % LESION_MISSING_EVERY == LESION_MISSING_EVERY // 2:
         lesion[:] = False
     decoys, spots = _draw_decoys(grid, organ | lesion, rng)
 
@@ -143,10 +143,10 @@ def _draw_decoys(grid: _Grid, taken: Mask, rng: np.random.Generator) -> tuple[Ma
     free = np.asarray(distance_mm) > 4.0
     reach = np.array([(size - 1) / 2 * step for size, step in zip(grid.shape, grid.spacing, strict=True)])
     blobs, spots = np.zeros(grid.shape, dtype=bool), np.zeros(grid.shape, dtype=bool)
-    for _ in range(int(rng.integers(4, 8))):
-        blobs |= _blob(grid, rng.uniform(-reach, reach), rng.uniform(4.0, 7.5, 3), roughness=0.15, rng=rng)
-    for _ in range(int(rng.integers(2, 5))):
-        spots |= _blob(grid, rng.uniform(-reach, reach), rng.uniform(3.0, 5.5, 3), roughness=0.08, rng=rng)
+    for _ in range(int(rng.integers(3, 6))):
+        blobs |= _blob(grid, rng.uniform(-reach, reach), rng.uniform(3.5, 6.5, 3), roughness=0.15, rng=rng)
+    for _ in range(int(rng.integers(1, 4))):
+        spots |= _blob(grid, rng.uniform(-reach, reach), rng.uniform(2.5, 4.0, 3), roughness=0.08, rng=rng)
     return blobs & free, spots & free
 
 
