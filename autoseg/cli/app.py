@@ -30,11 +30,13 @@ MOST_WORKERS = 16
 app = typer.Typer(
     name="autoseg",
     help="Medical image segmentation that configures itself. Add --debug to any command for tracebacks.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+COMMANDS = ("check", "plan", "preprocess", "train", "predict", "evaluate", "run", "benchmark")
 
 
 def main() -> None:
@@ -43,9 +45,11 @@ def main() -> None:
     debug = "--debug" in arguments
     show_logs(debug=debug)
     try:
-        code = app(args=[text for text in arguments if text != "--debug"], standalone_mode=False)
+        words = [text for text in arguments if text != "--debug"]
+        code = app(args=words or ["--help"], prog_name="autoseg", standalone_mode=False)
     except typer.TyperException as error:
-        err.print(error.format_message(), markup=False)
+        command = " ".join(["autoseg", *(text for text in arguments[:1] if text in COMMANDS)])
+        err.print(f"Error: {error.format_message()} See {command} --help.", markup=False)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         err.print("Interrupted. The same command goes on from here.")
@@ -58,13 +62,19 @@ def main() -> None:
     sys.exit(code or 0)
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
-) -> None:
-    if version:
+def _show_version(asked: bool) -> None:
+    if asked:
         out.print(f"autoseg {autoseg.__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -75,7 +85,7 @@ def check(
     workers: opt.Workers = None,
     as_json: opt.Json = False,
 ) -> int:
-    """Verify a dataset: all problems at once, each with its remedy."""
+    """Verify a dataset: all problems, with remedies."""
     data = pipeline.DataOptions(group_by, pipeline.NUM_FOLDS, _workers(workers))
     dataset, report = pipeline.check(source, Workspace(workspace), data, TerminalProgress())
     if as_json:
@@ -96,7 +106,9 @@ def plan(
     workers: opt.Workers = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Check a dataset, take its fingerprint, split it into folds and plan.
+    """Plan a dataset: spacing, patch, batch, network.
+
+    It is checked, its fingerprint taken, and split into folds on the way.
 
     Presets: residual (the default), plain, residual-m, residual-l, residual-xl, cpu; see rules/presets.toml.
     """
@@ -115,7 +127,7 @@ def preprocess(
     configuration: opt.Configuration = None,
     workers: opt.Workers = None,
 ) -> None:
-    """Preprocess the cases of a planned dataset; `train` does it when needed."""
+    """Preprocess a planned dataset; train does it too."""
     place = Workspace(workspace)
     chosen = pipeline.choose_configuration(pipeline.load_plan(place), configuration)
     _, folder = pipeline.preprocess(place, chosen, _workers(workers), TerminalProgress())
@@ -135,7 +147,10 @@ def train(
     restart: opt.Restart = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Train one fold, or go on with it where it was broken off; then score it on its held-out cases."""
+    """Train one fold, or go on with it.
+
+    Preprocesses first where needed, and scores the network on the held-out cases of the fold at the end.
+    """
     place = Workspace(workspace)
     planned = pipeline.load_plan(place)
     chosen = pipeline.choose_configuration(planned, configuration)
@@ -173,7 +188,7 @@ def predict(
     device: opt.Device = "auto",
     as_json: opt.Json = False,
 ) -> int:
-    """Segment new scans with the trained folds of a configuration."""
+    """Segment new scans with the trained folds."""
     place = Workspace(workspace)
     chosen = pipeline.choose_configuration(pipeline.load_plan(place), configuration)
     model = pipeline.ModelChoice(chosen, opt.parse_folds(folds), device, mirror)
@@ -193,7 +208,10 @@ def evaluate(
     save: Annotated[Path | None, typer.Option("--save", help="Also write the JSON here.")] = None,
     workers: opt.Workers = None,
 ) -> None:
-    """Score predictions against references: Dice per case and class, mean and spread, surface distances."""
+    """Score label maps against references.
+
+    Dice, surface Dice and HD95: mean and spread per class, Dice per case.
+    """
     evaluation = evaluate_files(predictions, references, None, TerminalProgress(), _workers(workers))
     if save is not None:
         evaluation.save(save)
@@ -221,7 +239,10 @@ def run(
     workers: opt.Workers = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Do all of it: check, plan, preprocess, train, predict the held-out cases, score. The same command goes on."""
+    """Do all of it; the same command goes on.
+
+    Check, plan, preprocess, train the folds, predict and score their held-out cases, draw the median case.
+    """
     place = Workspace(workspace)
     request = pipeline.RunRequest(
         source=source,
@@ -264,7 +285,10 @@ def benchmark(
     workers: opt.Workers = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Run a public challenge dataset end to end and show our Dice beside the published one of the same folds."""
+    """Run a public dataset; compare with published Dice.
+
+    The Dice of the held-out cases is shown beside the published one of the same folds.
+    """
     place = Workspace(workspace or opt.WORKSPACE / name)
     request = pipeline.RunRequest(
         source=place.root,

@@ -26,7 +26,7 @@ def parse_folds(text: str) -> tuple[int, ...] | None:
     folds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
-        if match is None:
+        if match is None or int(match[2] or match[1]) < int(match[1]):
             raise typer.BadParameter(f"must be fold numbers such as 0 or 0,2 or 0-4, or all, got {text!r}")
         folds.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
     return tuple(dict.fromkeys(folds))

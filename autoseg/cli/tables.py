@@ -23,7 +23,7 @@ def show_check(dataset: Dataset, report: CheckReport) -> None:
     for problem in (*report.errors, *report.warnings):
         out.print(f"{problem.severity:<8}{problem.sentence}", markup=False)
     verdict = "cannot be planned" if report.errors else "can be planned"
-    out.print(f"{len(report.errors)} errors, {len(report.warnings)} warnings: {dataset.name} {verdict}.")
+    out.print(f"Errors: {len(report.errors)}. Warnings: {len(report.warnings)}. {dataset.name} {verdict}.")
 
 
 def show_plan(plan: Plan) -> None:

@@ -1,0 +1,196 @@
+"""The command line as a user meets it: exit codes, what goes where, and one message for each mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from autoseg.cli import main
+from autoseg.cli.app import COMMANDS
+from autoseg.cli.options import parse_duration, parse_folds
+from autoseg.cli.terminal import duration
+from tests.end_to_end.blobs import write_blobs, write_tiny_rules
+
+
+@pytest.fixture
+def autoseg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> "Command":
+    """The command, run in this process in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return Command(monkeypatch, capsys)
+
+
+class Command:
+    """Runs `autoseg` and returns exit code, stdout and stderr."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str | Path) -> tuple[int, str, str]:
+        self._monkeypatch.setattr(sys, "argv", ["autoseg", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = self._capsys.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return code, printed.out, printed.err
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("8h", 28800), ("1h30m", 5400), ("0.5h", 1800), ("2d", 172800)]
+)
+def test_parse_duration(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "m", "30 m", "1h-30m", "ten minutes", "-5m"])
+def test_parse_duration_refuses(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="must be a length of time"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "folds"), [("all", None), ("0", (0,)), ("0,2", (0, 2)), ("0-2", (0, 1, 2)), ("1,0-1", (1, 0))]
+)
+def test_parse_folds(text: str, folds: tuple[int, ...] | None) -> None:
+    assert parse_folds(text) == folds
+
+
+@pytest.mark.parametrize("text", ["", "a", "0-", "-1", "0;1", "2-1"])
+def test_parse_folds_refuses(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="must be fold numbers"):
+        parse_folds(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(42.4, "42 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3600, "1 h 00 min"), (4 * 86400, "4 days")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_help_names_every_command(autoseg: Command) -> None:
+    code, out, _ = autoseg("--help")
+    assert code == 0
+    listed = {line.split()[0] for line in out.partition("Commands:")[2].splitlines() if line.strip()}
+    assert listed == set(COMMANDS)
+    assert "..." not in out.partition("Commands:")[2]
+
+
+def test_nothing_asked_for_shows_the_help(autoseg: Command) -> None:
+    assert autoseg() == autoseg("--help")
+
+
+def test_version(autoseg: Command) -> None:
+    code, out, _ = autoseg("--version")
+    assert (code, out.split()[0]) == (0, "autoseg")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("train",),
+        ("train", "--fold", "x"),
+        ("train", "--fold", "0", "--epochs", "0"),
+        ("run", "data", "--budget", "soon"),
+        ("run", "data", "--folds", "a"),
+        ("check",),
+    ],
+)
+def test_wrong_usage_exits_with_2(autoseg: Command, arguments: tuple[str, ...]) -> None:
+    code, out, err = autoseg(*arguments)
+    assert code == 2
+    assert err
+    assert not out
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("check", "nowhere"), ("nowhere", "must")),
+        (("train", "--fold", "0"), ("autoseg_work", "autoseg plan")),
+        (("preprocess",), ("autoseg plan",)),
+        (("predict", "scan.nii.gz", "out"), ("autoseg plan",)),
+        (("evaluate", "nowhere", "nowhere"), ("nowhere", "must")),
+        (("benchmark", "hipocampus"), ("hippocampus", "Did you mean")),
+        (("run", "nowhere"), ("nowhere",)),
+    ],
+)
+def test_a_mistake_gets_one_message_and_exits_with_1(
+    autoseg: Command, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    code, out, err = autoseg(*arguments)
+    assert code == 1
+    assert not out
+    assert err.startswith("Error: ")
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+def test_check_finds_problems_and_exits_with_1(autoseg: Command, tmp_path: Path) -> None:
+    data = write_blobs(tmp_path / "data", num_cases=3)
+    broken = min((data / "labels").iterdir())
+    broken.write_bytes(broken.read_bytes()[:100])
+    code, out, _ = autoseg("check", data)
+    assert code == 1
+    assert broken.name.removesuffix(".nii.gz") in out
+    code, out, _ = autoseg("check", data, "--json")
+    assert code == 1
+    assert [problem["severity"] for problem in json.loads(out)["problems"]] == ["error"]
+
+
+def test_plan_prints_a_table_or_json_and_names_the_next_command(autoseg: Command, tmp_path: Path) -> None:
+    data = write_blobs(tmp_path / "data", num_cases=3)
+    code, out, _ = autoseg("plan", data, "--num-folds", "3", "--workers", "1")
+    assert code == 0
+    assert "patch size" in out
+    assert "autoseg train --fold 0" in out
+    code, out, _ = autoseg("plan", data, "--num-folds", "3", "--workers", "1", "--json")
+    assert code == 0
+    assert set(json.loads(out)["configurations"]) == {"2d", "3d_fullres"}
+    assert json.loads(out) == json.loads(Path("autoseg_work/plan.json").read_text())
+
+
+@pytest.mark.slow
+def test_from_plan_to_evaluation_step_by_step(autoseg: Command, tmp_path: Path) -> None:
+    data = write_blobs(tmp_path / "data", num_cases=3)
+    rules = write_tiny_rules(tmp_path / "rules")
+    assert autoseg("plan", data, "--preset", "cpu", "--rules", rules, "--num-folds", "3", "--workers", "1")[0] == 0
+    assert autoseg("preprocess", "--workers", "1")[0] == 0
+    train = ("train", "--fold", "1", "--device", "cpu", "--workers", "0", "--epochs", "2")
+    code, out, err = autoseg(*train, "--json")
+    assert code == 0, err
+    assert json.loads(out)["training"]["num_epochs"] == 2
+    code, out, err = autoseg("train", "--fold", "7", "--epochs", "2", "--device", "cpu")
+    assert code == 1
+    assert "--fold: must be one of 0 to 2, got 7" in err
+    code, out, err = autoseg("train", "--fold", "0", "--epochs", "2", "--budget", "1m", "--device", "cpu")
+    assert code == 1
+    assert "Leave one out" in err
+    code, out, err = autoseg("train", "--fold", "0", "--device", "cuda:7")
+    assert code == 1
+    assert "--device cuda:7" in err
+    code, out, _ = autoseg("predict", data / "images", "masks", "--no-mirror", "--device", "cpu")
+    assert code == 0
+    assert "3 of 3 scans segmented" in out
+    code, out, _ = autoseg("evaluate", "masks", data / "labels", "--workers", "0")
+    assert code == 0
+    assert "mean of classes" in out
+    code, _, err = autoseg("predict", data / "images", "masks", "--folds", "0,1", "--device", "cpu")
+    assert code == 1
+    assert "autoseg train --fold 0" in err
+
+
+def test_without_a_terminal_nothing_but_results_goes_to_stdout(tmp_path: Path) -> None:
+    data = write_blobs(tmp_path / "data", num_cases=3)
+    command = [sys.executable, "-m", "autoseg", "plan", str(data), "--json", "--num-folds", "3", "--workers", "1"]
+    finished = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert json.loads(finished.stdout)["dataset"] == "data"
+    assert "fingerprint: 100%" in finished.stderr
