@@ -5,12 +5,13 @@ matrix per axis. The matrices hold spline prefilter, interpolation and treatment
 """
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from autoseg.core.geometry import Shape, Spacing, bounding_box
 from autoseg.plan.schema import ResamplingPlan
@@ -122,13 +123,15 @@ def multiply_along(array: NDArray[np.float32], matrix: NDArray[np.float32], axis
     before, old_size, after = _around(array.shape, axis)
     lines = np.ascontiguousarray(array).reshape(before, old_size, after)
     product = np.empty((before, new_size, after), dtype=np.float32)
-    for start in range(0, new_size, ROWS_AT_ONCE):
-        rows = slice(start, min(start + ROWS_AT_ONCE, new_size))
-        used = needed_columns(matrix[rows])
-        if after == 1:
-            product[:, rows, 0] = lines[:, used, 0] @ matrix[rows, used].T
-        else:
-            np.matmul(matrix[rows, used], lines[:, used], out=product[:, rows])
+    # The products are too small to be shared out: threads would wait for each other longer than they work.
+    with _linear_algebra().limit(limits=1, user_api="blas"):
+        for start in range(0, new_size, ROWS_AT_ONCE):
+            rows = slice(start, min(start + ROWS_AT_ONCE, new_size))
+            used = needed_columns(matrix[rows])
+            if after == 1:
+                product[:, rows, 0] = lines[:, used, 0] @ matrix[rows, used].T
+            else:
+                np.matmul(matrix[rows, used], lines[:, used], out=product[:, rows])
     return product.reshape(*array.shape[:axis], new_size, *array.shape[axis + 1 :])
 
 
@@ -136,6 +139,11 @@ def needed_columns(matrix: NDArray[np.float32]) -> slice:
     """Return the columns between the first and the last that are not all zero."""
     used = np.flatnonzero(matrix.any(axis=0))
     return slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 0)
+
+
+@cache
+def _linear_algebra() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _around(shape: Shape, axis: int) -> tuple[int, int, int]:
