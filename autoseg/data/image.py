@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813  (the name that its own documentation uses)
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from autoseg.core.artefact import replacing
@@ -30,6 +30,7 @@ _DTYPES_BY_SUFFIX = {
 }
 _ORTHONORMAL_TOLERANCE = 1e-3
 _COUNTED_RANGE = 1 << 16
+_LARGEST_EXACT = float(1 << 53)  # beyond, floats skip integers
 _REASON_PREFIX = re.compile(r"^(sitk::|ITK )?ERROR: (\w+\(0x[0-9a-f]+\): )?")
 
 
@@ -256,6 +257,8 @@ def _header(path: Path, reader: sitk.ImageFileReader) -> Header:
         raise unusable(
             path, "format", f"voxels must be real numbers, got {dtype}", "Store magnitude and phase as channels"
         )
+    if min(size) < 1:
+        raise unusable(path, "readable", f"each axis must have one voxel or more, got {size}", "Export the file again")
     components = reader.GetNumberOfComponents()
     repeats = [count for count in (components, *size[3:]) if count > 1]
     if len(repeats) > 1 or len(size) > 5:
@@ -270,10 +273,12 @@ def _header(path: Path, reader: sitk.ImageFileReader) -> Header:
     direction = np.eye(3)
     stated = np.reshape(reader.GetDirection(), (len(size), len(size)))
     direction[:axes, :axes] = stated[:axes, :axes] + 0.0
-    if np.abs(direction.T @ direction - np.eye(3)).max() > _ORTHONORMAL_TOLERANCE:
+    if not np.allclose(direction.T @ direction, np.eye(3), rtol=0, atol=_ORTHONORMAL_TOLERANCE):
         message = f"direction must have axes at right angles, got {np.round(direction, 4).tolist()}"
         raise unusable(path, "direction", message, "Resample the file to such a grid")
     origin = (*reader.GetOrigin()[:axes], 0.0)[:3]
+    if not all(map(math.isfinite, origin)):
+        raise unusable(path, "origin", f"origin must be finite numbers, got {origin}", "Repair it in the header")
     return Header(
         num_channels=num_channels - has_alpha,
         shape=shape,
@@ -285,11 +290,11 @@ def _header(path: Path, reader: sitk.ImageFileReader) -> Header:
 def _spacing(path: Path, stated: Sequence[float], shape: Shape) -> tuple[float, float, float]:
     """Return a file's spacing, (z, y, x); an axis of one voxel may lack it."""
     z, y, x = (1.0,) * (3 - len(stated)) + tuple(reversed(stated[:3]))
-    for value, size in zip((z, y, x), shape, strict=True):
-        if size > 1 and not (math.isfinite(value) and value > 0):
-            message = f"spacing (z, y, x) must be above zero, got {(z, y, x)}"
-            raise unusable(path, "spacing", message, "Export the file again, or write the true spacing into its header")
-    return (z if z > 0 else 1.0, y if y > 0 else 1.0, x if x > 0 else 1.0)
+    is_sound = [math.isfinite(value) and value > 0 for value in (z, y, x)]
+    if not all(sound or size == 1 for sound, size in zip(is_sound, shape, strict=True)):
+        message = f"spacing (z, y, x) must be above zero, got {(z, y, x)}"
+        raise unusable(path, "spacing", message, "Export the file again, or write the true spacing into its header")
+    return (z if is_sound[0] else 1.0, y if is_sound[1] else 1.0, x if is_sound[2] else 1.0)
 
 
 def _read_channels(path: Path) -> tuple[Header, NDArray[np.generic]]:
@@ -309,7 +314,7 @@ def _read_channels(path: Path) -> tuple[Header, NDArray[np.generic]]:
 
 def _whole_numbers(path: Path, array: NDArray[np.generic]) -> NDArray[np.integer]:
     with np.errstate(invalid="ignore"):
-        is_whole = np.isfinite(array) & (array == np.rint(array))
+        is_whole = (np.abs(array) <= _LARGEST_EXACT) & (array == np.rint(array))
     if not is_whole.all():
         examples = ", ".join(f"{value:.6g}" for value in np.unique(array[~is_whole])[:3])
         num_bad = array.size - np.count_nonzero(is_whole)

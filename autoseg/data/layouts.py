@@ -108,7 +108,7 @@ def _listed(root: Path, description: Description, training: Sequence[tuple[str, 
 
 
 def _not_listed(cases: Iterable[CaseFiles]) -> list[Problem]:
-    """Return a problem for each file that lies beside listed ones; one that differs in case alone is named elsewhere."""
+    """Return a problem for each file beside listed ones, unless it differs from one of them in case alone."""
     listed = {path for case in cases for path in (*case.images, case.label) if path}
     folded = {str(path).casefold() for path in listed}
     beside = (path for folder in {path.parent for path in listed} if folder.is_dir() for path in _images(folder))

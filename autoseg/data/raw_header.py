@@ -18,6 +18,7 @@ from autoseg.data.problem import UnusableFileError, unusable
 
 _HEADER_BYTES = 348
 _HEADER_BYTES_OF_VERSION_2 = 540
+_MOST_HEADER_BYTES = 1 << 30
 _CHUNK_BYTES = 1 << 20
 _FLOAT_TYPES = {16: "f4", 64: "f8"}
 _TEXT_HEADER_BYTES = 1 << 14
@@ -78,8 +79,12 @@ def read_nifti_header(path: Path) -> NiftiHeader:
     bits = struct.unpack_from(f"{order}h", header, 72)[0]
     pixdim = struct.unpack_from(f"{order}8f", header, 76)
     shape = dim[1 : dim[0] + 1]
-    offset = int(struct.unpack_from(f"{order}f", header, 108)[0])
     is_one_file = header[344:348] == b"n+1\0"
+    stated_offset = struct.unpack_from(f"{order}f", header, 108)[0] if is_one_file else 0.0
+    if is_one_file and not _HEADER_BYTES <= stated_offset < _MOST_HEADER_BYTES:
+        message = f"voxels must start after the header (vox_offset), got byte {stated_offset}"
+        raise unusable(path, "readable", message, _RETRY)
+    offset = int(stated_offset)
     data_end = offset + math.ceil(math.prod(shape) * bits / 8) if is_one_file else 0
     kind = _FLOAT_TYPES.get(struct.unpack_from(f"{order}h", header, 70)[0])
     return NiftiHeader(

@@ -226,7 +226,11 @@ def test_whole_numbers_stored_as_floats_are_labels(tmp_path: Path, dtype: str) -
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(0.5, "must be whole numbers, got 1 voxels that are not, such as 0.5"), (np.nan, "must be .* numbers, got 1")],
+    [
+        (0.5, "must be whole numbers, got 1 voxels that are not, such as 0.5"),
+        (1e30, "such as 1e.30"),
+        (np.nan, "must be .* numbers, got 1"),
+    ],
 )
 def test_fractional_labels_are_refused(tmp_path: Path, suffix: str, value: float, words: str) -> None:
     array = label_map(dtype="float32")
@@ -288,6 +292,23 @@ def test_other_formats_and_types_are_refused(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(scan(shape=(5, 6, 4, 2, 3)), np.eye(4)), tmp_path / "b.nii.gz")
     with pytest.raises(DatasetError, match="three axes of space and one of channels at most, got 5"):
         read_header(tmp_path / "b.nii.gz")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha", ".png"])
+def test_damaged_headers_never_end_in_another_error(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"a{suffix}", scan(shape=(12, 10) if suffix == ".png" else SHAPE, dtype="uint8"))
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    messages = []
+    for place in rng.choice(min(len(whole), 348), 60, replace=False):
+        damaged = bytearray(whole)
+        damaged[place] = rng.choice([0, 127, 128, 255])
+        path.write_bytes(damaged)
+        try:
+            read_image([path])
+        except DatasetError as error:
+            messages.append(str(error))
+    assert 0 < len(messages) < 60
+    assert not any("\n" in message for message in messages)
 
 
 @pytest.mark.parametrize(

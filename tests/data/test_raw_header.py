@@ -9,7 +9,7 @@ from autoseg.core.errors import DatasetError
 from autoseg.data.raw_header import read_nifti_header, require_sound_data, require_stated_spacing, states_spacing
 from tests.data.making import SHAPE, patch_nifti, scan, write
 
-SPACING_OF_X, SPACING_OF_Z, DIM = 80, 88, 40
+SPACING_OF_X, SPACING_OF_Z, DIM, VOX_OFFSET = 80, 88, 40, 108
 NRRD = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\n{}encoding: raw\n\n"
 MHA = "NDims = 3\nDimSize = 2 2 2\n{}ElementType = MET_UCHAR\nElementDataFile = LOCAL\n"
 
@@ -43,6 +43,13 @@ def test_an_axis_of_one_voxel_needs_no_spacing(tmp_path: Path) -> None:
 def test_sizes_must_be_possible(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     path = patch_nifti(write(tmp_path / "a.nii.gz", scan()), "<4h", DIM, *sizes)
     with pytest.raises(DatasetError, match="must state sizes of one voxel or more"):
+        read_nifti_header(path)
+
+
+@pytest.mark.parametrize("offset", [-352.0, 0.0, float("nan"), float("inf"), 1e20])
+def test_voxels_start_after_the_header(tmp_path: Path, offset: float) -> None:
+    path = patch_nifti(write(tmp_path / "a.nii.gz", scan()), "<f", VOX_OFFSET, offset)
+    with pytest.raises(DatasetError, match="voxels must start after the header"):
         read_nifti_header(path)
 
 
