@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from autoseg.core.errors import DatasetError
@@ -161,3 +161,19 @@ def test_a_label_of_another_shape_is_named(tmp_path: Path) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((6, 10, 11), np.uint8)), str(tmp_path / "a.nii.gz"))
     with pytest.raises(DatasetError, match=r"a.nii.gz: shape must equal its image's \(6, 10, 12\), got \(6, 10, 11\)"):
         extract_fingerprint(dataset, Silent(), 1)
+
+
+def test_a_case_that_does_not_fit_into_memory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhaust(_paths: object) -> None:
+        raise MemoryError("Unable to allocate 80 GiB")
+
+    monkeypatch.setattr("autoseg.fingerprint.extract.read_image", exhaust)
+    with pytest.raises(DatasetError, match="a: must be readable and fit into memory, got MemoryError: Unable"):
+        extract_fingerprint(_write(tmp_path, ["a"]), Silent(), 1)
+
+
+def test_a_case_without_a_label_is_named(tmp_path: Path) -> None:
+    dataset = _write(tmp_path, ["a"])
+    unlabelled = dataset.model_copy(update={"cases": (dataset.cases[0].model_copy(update={"label": None}),)})
+    with pytest.raises(DatasetError, match="a: a case must have a label"):
+        extract_fingerprint(unlabelled, Silent(), 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg.core.errors import DatasetError
+from autoseg.core.errors import AutosegError, DatasetError
 from autoseg.core.labels import Labels
 from autoseg.core.parallel import parallel_map
 from autoseg.core.progress import Progress
@@ -109,12 +109,22 @@ def _frequency(name: str, cases: Sequence[CaseFingerprint], index: int) -> Class
 
 
 def _measure(job: _Job) -> MeasuredCase:
-    """Read and measure one case, in a worker."""
+    """Read and measure one case, in a worker; every foreseeable error names it."""
     case = job.case
-    if case.label is None:
+    try:
+        return _read_and_measure(case, job)
+    except AutosegError:
+        raise
+    except (RuntimeError, OSError, MemoryError) as error:
         raise DatasetError(
-            f"{case.name}: a case of the fingerprint must have a label, got none. Add it or drop the case."
-        )
+            f"{case.name}: must be readable and fit into memory, got {type(error).__name__}: {error}. "
+            "Check its files, or use fewer workers."
+        ) from error
+
+
+def _read_and_measure(case: Case, job: _Job) -> MeasuredCase:
+    if case.label is None:
+        raise DatasetError(f"{case.name}: a case must have a label to be measured, got none. Add it or drop the case.")
     image = read_image([Path(file) for file in case.images])
     label = read_label(Path(case.label))
     if len(image.array) != job.num_channels:

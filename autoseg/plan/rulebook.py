@@ -103,23 +103,12 @@ def load_rulebook(overlay: Path | None = None) -> Rulebook:
             message names file, line and key.
     """
     folder = resource("rules")
-    entries: dict[str, Entry] = {}
-    owners: dict[str, str] = {}
-    for file in PARTS:
-        found = _read_entries(folder / file, {})
-        entries.update(found)
-        owners.update(dict.fromkeys(found, file))
-    presets = _by_preset(_read_entries(folder / "presets.toml", entries), entries, {})
+    parts = {file: _read_entries(folder / file, {}) for file in PARTS}
+    known = _joined(parts)
+    presets = _by_preset(_read_entries(folder / "presets.toml", known), known, {})
     if overlay is not None:
-        for path in _overlay_files(overlay):
-            if path.name == "presets.toml":
-                known = {f"{name}.{key}": entry for name, found in presets.items() for key, entry in found.items()}
-                presets = _by_preset(_read_entries(path, {**entries, **known}), entries, presets)
-            else:
-                for key, entry in _read_entries(path, entries).items():
-                    if owners.get(key) != path.name:
-                        raise _unknown(entry, [known for known, file in owners.items() if file == path.name])
-                    entries[key] = entry
+        parts, presets = _overlaid(parts, presets, _overlay_files(overlay))
+    entries = _joined(parts)
     rulebook = Rulebook(
         blueprint=_validated(Blueprint, entries),
         inferred=_validated(Inferred, entries),
@@ -134,6 +123,28 @@ def load_rulebook(overlay: Path | None = None) -> Rulebook:
         place = entries["preset.default"].place
         raise ArtefactError(f"{place}: must be one of {', '.join(presets)}, got {default!r}. Name one of them.")
     return rulebook
+
+
+def _joined(parts: Mapping[str, Mapping[str, Entry]]) -> dict[str, Entry]:
+    return {key: entry for found in parts.values() for key, entry in found.items()}
+
+
+def _overlaid(
+    parts: Mapping[str, dict[str, Entry]], presets: dict[str, dict[str, Entry]], files: Sequence[Path]
+) -> tuple[dict[str, dict[str, Entry]], dict[str, dict[str, Entry]]]:
+    """Return the entries by file, and the presets, with those of an overlay's files in their place."""
+    replaced = {file: dict(found) for file, found in parts.items()}
+    known = _joined(parts)
+    for path in files:
+        if path.name == "presets.toml":
+            named = {f"{name}.{key}": entry for name, found in presets.items() for key, entry in found.items()}
+            presets = _by_preset(_read_entries(path, {**known, **named}), known, presets)
+            continue
+        for key, entry in _read_entries(path, known).items():
+            if key not in parts[path.name]:
+                raise _unknown(entry, list(parts[path.name]))
+            replaced[path.name][key] = entry
+    return replaced, presets
 
 
 def _overlay_files(folder: Path) -> list[Path]:
