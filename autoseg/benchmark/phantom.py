@@ -74,13 +74,18 @@ def make_phantom(folder: Path, seed: int, num_cases: int = 24) -> Path:
         raise ValueError(f"num_cases must be at least 1, got {num_cases}")
     document = json.dumps(_description(seed, num_cases), indent=1) + "\n"
     index = folder / "dataset.json"
-    if index.exists() and index.read_text(encoding="utf-8") == document:
+    parts = ["Tr"] * num_cases + ["Ts"] * NUM_TEST_CASES
+    files = [
+        (folder / f"images{part}" / _file_name(number), folder / f"labels{part}" / _file_name(number))
+        for number, part in enumerate(parts)
+    ]
+    is_known = index.exists() and index.read_text(encoding="utf-8") == document
+    if is_known and all(path.exists() for pair in files for path in pair):
         return folder
-    for number in range(num_cases + NUM_TEST_CASES):
+    for number, (image_path, label_path) in enumerate(files):
         image, label = phantom_case(seed, number)
-        part = "Tr" if number < num_cases else "Ts"
-        write_image(folder / f"images{part}" / _file_name(number), image)
-        write_label(folder / f"labels{part}" / _file_name(number), label)
+        write_image(image_path, image)
+        write_label(label_path, label)
     with replacing(index) as temporary:
         temporary.write_text(document, encoding="utf-8")
     return folder

@@ -62,7 +62,6 @@ def test_complete_phantom_is_left_alone_and_an_unfinished_one_completed(tmp_path
     assert scan.stat().st_mtime_ns == before
 
     scan.unlink()
-    (tmp_path / "dataset.json").unlink()
     make_phantom(tmp_path, seed=0, num_cases=1)
     assert scan.exists()
 
