@@ -161,9 +161,9 @@ class _Merger:
             depth = self.tile_shape[0] + self._widest_group()
             rows = min(depth, self.shape[0])
             self.total = logits_BCZYX.new_zeros((logits_BCZYX.shape[1], rows, *self.shape[1:]))
-        for logits, (row, *others) in zip(logits_BCZYX * self.weights, places, strict=True):
+        for logits, (row, *others) in zip(logits_BCZYX, places, strict=True):
             box = _box((row - self.first_row, *others), self.tile_shape)
-            self.total[(slice(None), *box)] += logits
+            self.total[(slice(None), *box)].addcmul_(logits, self.weights)
 
     def take_finished(self, layers: Sequence[int]) -> Iterator[Tensor]:
         """Give the mean logits of the rows that no layer after these reaches, then make room for more."""
@@ -197,11 +197,17 @@ def _mean_logits(networks: Sequence[nn.Module], x_BCZYX: Tensor, tiling: Tiling,
     axes = range(2, x.ndim)
     counts = range(len(axes) + 1) if tiling.mirror else (0,)
     mirrors = [subset for count in counts for subset in combinations(axes, count)]
+    views = [(network, mirror) for network in networks for mirror in mirrors]
     with torch.inference_mode(), mixed_precision(x.device, precision):
-        views = ((network, mirror) for network in networks for mirror in mirrors)
-        logits: Iterator[Tensor] = (network(x.flip(mirror)).flip(mirror).float() for network, mirror in views)
-        mean = reduce(torch.add, logits) / (len(networks) * len(mirrors))
+        mean = reduce(torch.add, (_seen_mirrored(network, x, mirror) for network, mirror in views))
+        if len(views) > 1:
+            mean /= len(views)
     return mean.unsqueeze(2) if is_2d else mean
+
+
+def _seen_mirrored(network: nn.Module, x: Tensor, mirror: tuple[int, ...]) -> Tensor:
+    logits: Tensor = network(x.flip(mirror)).flip(mirror) if mirror else network(x)
+    return logits.float()
 
 
 def _box(place: Sequence[int], tile_shape: Shape) -> tuple[slice, ...]:
