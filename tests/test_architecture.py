@@ -10,6 +10,7 @@ import pytest
 import autoseg
 
 LAYERS = (
+    ("__main__",),
     ("cli",),
     ("report", "benchmark", "interop"),
     ("pipeline",),
