@@ -1,7 +1,9 @@
-"""What a network costs, counted from its specification alone."""
+"""What a network costs, counted from its specification alone: elements, parameters, operations, saved activations."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from autoseg.plan.schema import NetworkPlan
 
@@ -43,3 +45,87 @@ def _encoder_stage_convolutions(network: NetworkPlan, stage: int) -> int:
     strided = any(step > 1 for step in network.strides[stage])
     widened = network.features[stage] != network.features[stage - 1]
     return 2 * blocks + (strided or widened)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One convolution of a network.
+
+    Attributes:
+        stage: At whose resolution it puts out.
+        num_inputs: Channels that it reads.
+        num_outputs: Channels that it puts out.
+        kernel_voxels: Voxels of its kernel; of a transposed one, each output voxel sees a single one of them.
+        kind: `conv` and `shortcut` are followed by a normalisation, `shortcut` has no bias; `up` is transposed;
+            `output` puts out classes.
+    """
+
+    stage: int
+    num_inputs: int
+    num_outputs: int
+    kernel_voxels: int
+    kind: Literal["conv", "shortcut", "up", "output"]
+
+
+def convolutions(network: NetworkPlan) -> Iterator[Convolution]:
+    """Yield every convolution of the network, the outputs for deep supervision included."""
+    features = network.features
+    volumes = [math.prod(kernel) for kernel in network.kernels]
+    width = network.num_input_channels
+    if network.kind == "residual":
+        yield Convolution(0, width, features[0], volumes[0], "conv")
+        width = features[0]
+    for stage, blocks in enumerate(network.encoder_blocks):
+        for _ in range(blocks):
+            yield Convolution(stage, width, features[stage], volumes[stage], "conv")
+            if network.kind == "residual":
+                yield Convolution(stage, features[stage], features[stage], volumes[stage], "conv")
+                if width != features[stage]:
+                    yield Convolution(stage, width, features[stage], 1, "shortcut")
+            width = features[stage]
+    for stage, convs in enumerate(network.decoder_convs):
+        step = math.prod(network.strides[stage + 1])
+        yield Convolution(stage, features[stage + 1], features[stage], step, "up")
+        for conv in range(convs):
+            joined = 2 * features[stage] if conv == 0 else features[stage]
+            yield Convolution(stage, joined, features[stage], volumes[stage], "conv")
+        yield Convolution(stage, features[stage], network.num_outputs, 1, "output")
+
+
+def num_parameters(network: NetworkPlan) -> int:
+    """Return the number of weights and biases, the scales and shifts of the normalisations included."""
+    total = 0
+    for conv in convolutions(network):
+        total += conv.num_inputs * conv.num_outputs * conv.kernel_voxels
+        total += conv.num_outputs * {"conv": 3, "shortcut": 2, "up": 1, "output": 1}[conv.kind]
+    return total
+
+
+def multiply_adds(network: NetworkPlan, patch_size: Sequence[int]) -> int:
+    """Return the multiplications, each with an addition, of one patch's forward pass in training.
+
+    A backward pass takes twice as many: once for the gradient of the inputs, once for that of the weights.
+    """
+    voxels = [math.prod(shape) for shape in stage_shapes(network, patch_size)]
+    return sum(
+        voxels[conv.stage] * conv.num_inputs * conv.num_outputs * (1 if conv.kind == "up" else conv.kernel_voxels)
+        for conv in convolutions(network)
+    )
+
+
+def saved_elements(network: NetworkPlan, patch_size: Sequence[int]) -> int:
+    """Return how many elements one patch's forward pass saves for the backward pass, before the loss.
+
+    Saved are the input; of each convolution with normalisation its output and what the activation made of it (in place
+    of the normalised); of a projecting shortcut the pooled input and its output; and what is joined at each skip
+    connection. The small statistics of the normalisations are left out.
+    """
+    voxels = [math.prod(shape) for shape in stage_shapes(network, patch_size)]
+    total = network.num_input_channels * voxels[0]
+    for conv in convolutions(network):
+        if conv.kind in ("conv", "up"):
+            total += 2 * conv.num_outputs * voxels[conv.stage]
+        elif conv.kind == "shortcut":
+            is_pooled = any(step > 1 for step in network.strides[conv.stage])
+            total += (conv.num_outputs + is_pooled * conv.num_inputs) * voxels[conv.stage]
+    return total

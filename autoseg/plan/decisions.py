@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from autoseg.core.geometry import Shape, Spacing
 from autoseg.fingerprint.schema import Fingerprint
+from autoseg.plan.cost import multiply_adds, num_parameters, saved_elements
 from autoseg.plan.overrides import OPTIONS, Overrides
 from autoseg.plan.rulebook import Rulebook
 from autoseg.plan.rules import Rules
@@ -223,6 +224,39 @@ def batch_decision(reasons: Reasons, fitted: FittedNetwork, dataset_voxels: floa
     }
     found = reasons.decision("batch_size", size, reason, inputs, ["sizing", "batch_size"])
     return found.model_copy(update={"alternatives": tuple(alternatives)})
+
+
+def batch_dice_decision(reasons: Reasons, name: ConfigurationName, *, batch_dice: bool) -> Decision:
+    """Return why the Dice loss does, or does not, pool the batch before it divides."""
+    match name:
+        case "2d":
+            reason = "A slice often lacks a class, which would make its own Dice meaningless: the batch is pooled."
+        case "3d_lowres":
+            reason = "A coarse patch covers much of a case and holds most classes: each patch has its own Dice."
+        case _ if batch_dice:
+            reason = "A patch covers little of a case, as there is a coarse configuration: the batch is pooled."
+        case _:
+            reason = "A patch covers much of a case, as no coarse configuration is needed: each has its own Dice."
+    decided = reasons.decision("batch_dice", batch_dice, reason, {}, ())
+    return decided.model_copy(update={"source": "nnU-Net 2.8.1, experiment planner"})
+
+
+def cost_decision(reasons: Reasons, configuration: ConfigurationPlan) -> Decision:
+    """Return what a training step costs: weights, operations, and memory saved for the backward pass."""
+    network, patch, batch = configuration.network, configuration.patch_size, configuration.batch_size
+    operations = 3 * batch * multiply_adds(network, patch)
+    saved_bytes = 4 * batch * saved_elements(network, patch)
+    value = {
+        "parameters": num_parameters(network),
+        "multiply-adds per step": operations,
+        "saved activations, bytes": saved_bytes,
+    }
+    reason = (
+        f"{value['parameters'] / 1e6:.1f} million weights; forward and backward, a step of {batch} patches takes "
+        f"{operations / 1e9:.0f} billion multiply-adds and saves {saved_bytes / 2**30:.2f} GiB of float32 activations."
+    )
+    inputs = {"patch size, voxels": patch, "batch size": batch}
+    return reasons.decision("cost", value, reason, inputs, ["network"])
 
 
 @dataclass(frozen=True)

@@ -69,10 +69,6 @@ class _Planned:
     plan: ConfigurationPlan
     decisions: tuple[Decision, ...]
 
-    def named(self, name: ConfigurationName) -> tuple[Decision, ...]:
-        """Return the decisions as those of a configuration."""
-        return tuple(why.for_configuration(decision, name) for decision in self.decisions)
-
 
 def make_plan(
     fingerprint: Fingerprint,
@@ -180,7 +176,12 @@ def _configurations(
             planned["3d_fullres"] = full
             planned["3d_lowres"] = lowres
             planned["3d_cascade_fullres"] = replace(full, plan=_cascade(full.plan, subject.num_classes))
-    decisions += [decision for name, entry in planned.items() for decision in entry.named(name)]
+    for name, entry in planned.items():
+        last = (
+            why.batch_dice_decision(subject.reasons, name, batch_dice=entry.plan.batch_dice),
+            why.cost_decision(subject.reasons, entry.plan),
+        )
+        decisions += [why.for_configuration(decision, name) for decision in (*entry.decisions, *last)]
     return {name: entry.plan for name, entry in planned.items()}, decisions
 
 

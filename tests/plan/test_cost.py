@@ -4,9 +4,11 @@ from typing import Literal
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
 
 from autoseg.network.unet import UNet
-from autoseg.plan.cost import convolution_elements, stage_shapes
+from autoseg.plan.cost import convolution_elements, multiply_adds, num_parameters, saved_elements, stage_shapes
 from autoseg.plan.schema import NetworkPlan
 
 
@@ -81,3 +83,42 @@ def test_feature_maps_shrink_with_the_strides() -> None:
     network = _network("plain", ((1, 1, 1), (1, 2, 2), (2, 2, 2)), (4, 8, 16))
     assert stage_shapes(network, (6, 16, 8)) == [(6, 16, 8), (6, 8, 4), (3, 4, 2)]
     assert math.prod(stage_shapes(network, (6, 16, 8))[-1]) == 24
+
+
+NETWORKS = [
+    pytest.param(_network("plain", ((1, 1), (2, 2), (2, 1)), (4, 8, 16)), (32, 24), id="plain 2D"),
+    pytest.param(_network("plain", ((1, 1, 1), (1, 2, 2), (2, 2, 2)), (4, 8, 16)), (4, 32, 16), id="plain 3D"),
+    pytest.param(_network("residual", ((1, 1), (2, 2), (2, 1)), (4, 8, 16)), (32, 24), id="residual 2D"),
+    pytest.param(_network("residual", ((1, 1, 1), (1, 2, 2), (2, 2, 2)), (4, 8, 8)), (4, 32, 16), id="residual 3D"),
+]
+
+
+@pytest.mark.parametrize(("network", "patch"), NETWORKS)
+def test_parameters_are_those_of_a_real_network(network: NetworkPlan, patch: tuple[int, ...]) -> None:
+    assert num_parameters(network) == sum(parameter.numel() for parameter in UNet(network).parameters())
+
+
+@pytest.mark.parametrize(("network", "patch"), NETWORKS)
+def test_operations_are_those_of_a_real_forward_pass(network: NetworkPlan, patch: tuple[int, ...]) -> None:
+    built = UNet(network).train()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        built.forward_all(torch.zeros(1, 2, *patch))
+    assert counter.get_total_flops() == 2 * multiply_adds(network, patch)
+
+
+@pytest.mark.parametrize(("network", "patch"), NETWORKS)
+def test_saved_elements_are_those_of_a_real_forward_pass(network: NetworkPlan, patch: tuple[int, ...]) -> None:
+    built = UNet(network).train()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in built.parameters()}
+    saved: dict[int, tuple[int, Tensor]] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = (storage.nbytes() // tensor.element_size(), tensor)
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = built.forward_all(torch.zeros(3, 2, *patch))
+    assert len(logits) == 2
+    assert 3 * saved_elements(network, patch) == pytest.approx(sum(size for size, _ in saved.values()), rel=0.05)

@@ -1,6 +1,7 @@
 import pytest
 
 from autoseg.core.errors import PlanError
+from autoseg.plan.cost import num_parameters
 from autoseg.plan.explain import compare_plans, explain, explain_value, list_rules
 from autoseg.plan.overrides import Overrides
 from autoseg.plan.planner import make_plan
@@ -23,6 +24,10 @@ def test_every_value_of_a_configuration_has_a_decision() -> None:
         assert _decision(PLAN, name, "patch_size").value == list(configuration.patch_size)
         assert _decision(PLAN, name, "batch_size").value == configuration.batch_size
         assert _decision(PLAN, name, "topology").rules["topology.min_edge"] == 4
+        assert _decision(PLAN, name, "batch_dice").value is configuration.batch_dice
+        cost = _decision(PLAN, name, "cost").value
+        assert isinstance(cost, dict)
+        assert cost["parameters"] == num_parameters(configuration.network)
 
 
 def test_each_shrinking_step_is_told_with_its_cost() -> None:
