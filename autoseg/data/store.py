@@ -8,9 +8,10 @@ Files of a case in its folder, `<name>` followed by:
 """
 
 import math
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import blosc2
 import numpy as np
@@ -104,26 +105,28 @@ def write_case(
         properties: Its `num_voxels_per_class` has one entry per class.
         patch_size: Of the reads to come, in voxels, (z, y, x) or (y, x); chooses the chunks.
     """
-    properties_path, image_path, label_path, voxels_path = _paths(folder, properties.name)
+    files = _case_files(folder, properties.name)
     folder.mkdir(parents=True, exist_ok=True)
-    properties_path.unlink(missing_ok=True)
+    files.properties.unlink(missing_ok=True)
     num_classes = len(properties.num_voxels_per_class)
     narrow = np.int8 if num_classes <= np.iinfo(np.int8).max else np.int16
     patch = (1,) * (3 - len(patch_size)) + tuple(patch_size)
-    _write_array(image_path, np.ascontiguousarray(image, dtype=np.float32), patch)
-    _write_array(label_path, np.ascontiguousarray(label, dtype=narrow), patch)
+    _write_array(files.image, np.ascontiguousarray(image, dtype=np.float32), patch)
+    _write_array(files.label, np.ascontiguousarray(label, dtype=narrow), patch)
     voxels = _sample_voxels(label, num_classes, properties.name)
-    with replacing(voxels_path) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, allow_pickle=False, **{str(index): positions for index, positions in voxels.items()})
-    properties.save(properties_path)
+    named: dict[str, Any] = {str(index): positions for index, positions in voxels.items()}
+    with replacing(files.voxels) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **named)
+    properties.save(files.properties)
 
 
 def stored_properties(folder: Path, name: str) -> CaseProperties | None:
     """Return the properties of a case that is stored whole and readable; None for any other."""
-    if not all(path.exists() for path in _paths(folder, name)):
+    files = _case_files(folder, name)
+    if not all(path.exists() for path in files):
         return None
     try:
-        return CaseProperties.load(_paths(folder, name)[0])
+        return CaseProperties.load(files.properties)
     except ArtefactError:
         return None
 
@@ -134,9 +137,9 @@ def open_case(folder: Path, name: str) -> StoredCase:
     Raises:
         ArtefactError: If the case is missing, incomplete or damaged.
     """
-    properties_path, image_path, label_path, _ = _paths(folder, name)
-    properties = CaseProperties.load(properties_path)
-    return StoredCase(_open_array(image_path), _open_array(label_path), properties)
+    files = _case_files(folder, name)
+    properties = CaseProperties.load(files.properties)
+    return StoredCase(_open_array(files.image), _open_array(files.label), properties)
 
 
 def read_patch(stored: StoredCase, box: Box) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
@@ -169,22 +172,32 @@ def read_patch(stored: StoredCase, box: Box) -> tuple[NDArray[np.float32], NDArr
     return image, label
 
 
-def foreground_voxels(folder: Path, name: str) -> dict[int, NDArray[np.int32]]:
-    """Read positions of voxels of each foreground class in a stored case, (n, 3) per class index that occurs.
+def foreground_voxels(folder: Path, name: str, label: int) -> NDArray[np.int32]:
+    """Read positions of voxels of a foreground class in a stored case, (n, 3); none if the class does not occur.
 
     Raises:
         ArtefactError: If the file is missing or damaged.
     """
-    path = _paths(folder, name)[3]
+    path = _case_files(folder, name).voxels
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {int(index): archive[index] for index in archive.files}
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            found: NDArray[np.int32] = archive[str(label)] if str(label) in archive else np.empty((0, 3), np.int32)
+            return found
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from None
 
 
-def _paths(folder: Path, name: str) -> tuple[Path, Path, Path, Path]:
-    return tuple(folder / f"{name}{suffix}" for suffix in (".json", ".image.b2nd", ".label.b2nd", ".voxels.npz"))  # type: ignore[return-value]
+class _CaseFiles(NamedTuple):
+    properties: Path
+    image: Path
+    label: Path
+    voxels: Path
+
+
+def _case_files(folder: Path, name: str) -> _CaseFiles:
+    return _CaseFiles(
+        *(folder / f"{name}{suffix}" for suffix in (".json", ".image.b2nd", ".label.b2nd", ".voxels.npz"))
+    )
 
 
 def _sample_voxels(label: NDArray[np.integer], num_classes: int, name: str) -> dict[int, NDArray[np.int32]]:

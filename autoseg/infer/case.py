@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from autoseg.core.errors import PredictionError
 from autoseg.data.image import LabelImage
 from autoseg.infer.export import most_likely_classes, output_orders, restore_label
 from autoseg.infer.tiles import Tiling, predict_slabs
@@ -62,6 +63,9 @@ def segment(
         model: Networks and plan.
         settings: Device, precision, mirroring, batch.
         report: Called with every further share of the work that is done; the shares sum to 1.
+
+    Raises:
+        PredictionError: If the networks' output is no number.
     """
     configuration, properties = model.configuration, prepared.properties
     inference = model.plan.inference
@@ -76,7 +80,12 @@ def segment(
     stored = properties.stored_shape
     orders = output_orders(properties, configuration.spacing, configuration.resampling)
     reported = _reported(slabs, stored[0], report)
-    indices = most_likely_classes(reported, stored, properties.cropped_shape, orders)
+    try:
+        indices = most_likely_classes(reported, stored, properties.cropped_shape, orders)
+    except FloatingPointError as error:
+        raise PredictionError(
+            f"{properties.name}: {error}, in {settings.precision}. Predict in float32, or train the network again."
+        ) from None
     return LabelImage(restore_label(indices, properties, model.plan.labels), properties.geometry)
 
 

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoseg.core.errors import PredictionError
 from autoseg.core.geometry import Shape, box_slices
 from autoseg.core.labels import Labels
 from autoseg.data.store import CaseProperties
@@ -51,7 +50,7 @@ def most_likely_classes(
         orders: Spline order per axis.
 
     Raises:
-        PredictionError: If a logit is not a number.
+        FloatingPointError: If a logit is not a number.
     """
     axes = [_AxisMap.between(*sizes) for sizes in zip(stored, shape, orders, strict=True)]
     is_convex = max(orders) <= 1
@@ -159,7 +158,7 @@ def _winners(
         voxels = logits.flatten(1)
         candidates = candidates[voxels.amax(dim=1) >= voxels.amin(dim=1).max()]
         if len(candidates) == 0:
-            raise PredictionError("logits: must be numbers, got NaN. Predict with precision float32.")
+            raise FloatingPointError("logits must be numbers, got NaN")
         if len(candidates) == 1:
             return int(candidates)
     contenders = logits[candidates]

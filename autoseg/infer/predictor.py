@@ -1,5 +1,6 @@
 """Scans become label maps: in memory, or from files to files with every error staying with its scan."""
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from autoseg.infer.case import Model, Settings, segment
 from autoseg.network.checkpoint import load_network
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.preprocess.case import Prepared, prepare_image
+
+_logger = logging.getLogger(__name__)
 
 _FORESEEN = (AutosegError, OSError, ValueError, RuntimeError, MemoryError)
 """What a scan, a disk or a full memory can raise; the last three also through torch and SimpleITK."""
@@ -194,6 +197,7 @@ def _write(scan: Scan, label: LabelImage | Outcome) -> Outcome:
 
 def _failed(scan: Scan, error: BaseException) -> Outcome:
     image = scan.images[0]
+    _logger.debug("%s failed", image, exc_info=error)
     if isinstance(error, AutosegError):
         return Outcome(image=image, error=str(error))
     reason = " ".join(str(error).split()) or "no more memory"

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import numpy as np
@@ -97,16 +98,14 @@ def test_many_classes_need_a_wider_type(tmp_path: Path) -> None:
 def test_few_voxels_of_a_class_are_all_kept(tmp_path: Path) -> None:
     image, label = _arrays((6, 7, 8))
     write_case(tmp_path, image, label, _properties(label), (4, 4, 4))
-    voxels = foreground_voxels(tmp_path, "la.003")
-    assert sorted(voxels) == [1, 2]
-    for index, positions in voxels.items():
-        assert np.array_equal(positions, np.argwhere(label == index))
+    for index in (1, 2):
+        assert np.array_equal(foreground_voxels(tmp_path, "la.003", index), np.argwhere(label == index))
 
 
 def test_absent_classes_have_no_voxels(tmp_path: Path) -> None:
     label = np.zeros((3, 3, 3), np.int16)
     write_case(tmp_path, np.zeros((1, 3, 3, 3), np.float32), label, _properties(label), (4, 4, 4))
-    assert foreground_voxels(tmp_path, "la.003") == {}
+    assert foreground_voxels(tmp_path, "la.003", 1).shape == (0, 3)
 
 
 @pytest.mark.parametrize(("minimum", "share", "expected"), [(10, 0.01, 10), (10, 0.5, 500), (2000, 0.01, 1000)])
@@ -117,10 +116,10 @@ def test_positions_are_capped(
     monkeypatch.setattr(store, "SHARE_KEPT", share)
     label = np.ones((10, 10, 10), np.int16)
     write_case(tmp_path, np.zeros((1, 10, 10, 10), np.float32), label, _properties(label), (4, 4, 4))
-    positions = foreground_voxels(tmp_path, "la.003")[1]
+    positions = foreground_voxels(tmp_path, "la.003", 1)
     assert len(np.unique(positions, axis=0)) == expected
     write_case(tmp_path, np.zeros((1, 10, 10, 10), np.float32), label, _properties(label), (4, 4, 4))
-    assert np.array_equal(foreground_voxels(tmp_path, "la.003")[1], positions)
+    assert np.array_equal(foreground_voxels(tmp_path, "la.003", 1), positions)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".image.b2nd", ".label.b2nd", ".voxels.npz"])
@@ -149,8 +148,22 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     image, label = _arrays((4, 4, 4))
     write_case(tmp_path, image, label, _properties(label), (4, 4, 4))
     (tmp_path / "la.003.image.b2nd").write_bytes(b"not blosc")
-    (tmp_path / "la.003.voxels.npz").write_bytes(b"not npz")
     with pytest.raises(ArtefactError, match=r"la\.003\.image\.b2nd: must be"):
         open_case(tmp_path, "la.003")
-    with pytest.raises(ArtefactError, match=r"la\.003\.voxels\.npz: must be"):
-        foreground_voxels(tmp_path, "la.003")
+    voxels = tmp_path / "la.003.voxels.npz"
+    for damaged in (b"not npz", b"", voxels.read_bytes()[:-30]):
+        voxels.write_bytes(damaged)
+        with pytest.raises(ArtefactError, match=r"la\.003\.voxels\.npz: must be"):
+            foreground_voxels(tmp_path, "la.003", 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 300, 200, 400), (2, 1, 900, 900), (500, 500, 500), (1, 40, 3000, 30)])
+@pytest.mark.parametrize("patch", [(128, 128, 128), (1, 512, 512), (20, 320, 256)])
+def test_blocks_fit_a_cache_and_lie_within_the_patch(shape: tuple[int, ...], patch: tuple[int, ...]) -> None:
+    chunks, blocks = store._chunks_and_blocks(shape, 4 * math.prod(shape), patch)
+    assert chunks is not None
+    assert blocks is not None
+    assert math.prod(blocks) <= store.BLOCK_VOXELS
+    for chunk, block, edge, size in zip(chunks[-3:], blocks[-3:], patch, shape[-3:], strict=True):
+        assert block <= min(edge, size)
+        assert block <= chunk <= min(2 * block, size)

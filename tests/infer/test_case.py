@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autoseg.core.errors import PredictionError
 from autoseg.core.geometry import Geometry
 from autoseg.data.image import Image
 from autoseg.infer.case import Model, Settings, default_settings, segment
@@ -50,6 +51,20 @@ def test_the_reported_shares_sum_to_one() -> None:
     segment(prepare_image(_blocks(), model.plan, settings), model, SETTINGS, shares.append)
     assert len(shares) > 1
     assert sum(shares) == pytest.approx(1)
+
+
+class Overflow(nn.Module):
+    """Leaves the range of its numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((x, x, x * torch.inf * 0), dim=1)
+
+
+def test_output_that_is_no_number_is_an_error() -> None:
+    settings = configuration()
+    model = Model(plan(), settings, (Overflow(),))
+    with pytest.raises(PredictionError, match="la_1: logits must be numbers, got NaN, in float32"):
+        segment(prepare_image(_blocks(), model.plan, settings, "la_1"), model, SETTINGS)
 
 
 def test_a_gpu_takes_the_batch_of_training_and_a_cpu_one_tile() -> None:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from autoseg.core.errors import PredictionError
 from autoseg.core.geometry import Geometry, Shape
 from autoseg.core.labels import declare_labels
 from autoseg.data.image import Image, LabelImage
@@ -96,7 +95,7 @@ def test_threads_are_given_back() -> None:
 def test_logits_must_be_numbers() -> None:
     logits = _logits(3, 4, 4, 4)
     logits[1, 2, 2, 2] = torch.nan
-    with pytest.raises(PredictionError, match="must be numbers"):
+    with pytest.raises(FloatingPointError, match="must be numbers"):
         most_likely_classes([logits], (4, 4, 4), (8, 8, 8), LINEAR)
 
 
