@@ -102,7 +102,7 @@ def phantom_case(seed: int, number: int) -> tuple[Image, LabelImage]:
     centre, radii = _draw_organ_place(rng)
     organ = _blob(grid, centre, radii, roughness=0.12, rng=rng)
     lesion = _draw_lesion(grid, centre, radii, rng)
-    if number % LESION_MISSING_EVERY == LESION_MISSING_EVERY // 2:
+    if number % LESION_MISSING_EVERY == LESION_MISSING_EVERY - 2:
         lesion[:] = False
     decoys, spots = _draw_decoys(grid, organ | lesion, rng)
 

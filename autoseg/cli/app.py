@@ -3,29 +3,24 @@
 Results go to stdout, logs and progress to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
 
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel
 
 import autoseg
 from autoseg import pipeline
 from autoseg.benchmark.run import benchmark as run_benchmark
 from autoseg.cli import options as opt
-from autoseg.cli import tables
-from autoseg.cli.terminal import TerminalProgress, duration, err, out, show_logs
+from autoseg.cli import planning, tables
+from autoseg.cli.planning import with_explained_value
+from autoseg.cli.terminal import TerminalProgress, duration, err, out, print_json, show_logs
 from autoseg.core.errors import AutosegError
 from autoseg.core.workspace import Workspace
 from autoseg.evaluate.run import evaluate as evaluate_files
 from autoseg.report.run import draw_run
 from autoseg.train.loop import TrainingRequest
-
-MOST_WORKERS = 16
-"""Beyond this many, processes that read cases wait for the disk."""
 
 app = typer.Typer(
     name="autoseg",
@@ -36,7 +31,7 @@ app = typer.Typer(
 )
 
 
-COMMANDS = ("check", "plan", "preprocess", "train", "predict", "evaluate", "run", "benchmark")
+COMMANDS = ("check", "plan", "rules", "preprocess", "train", "predict", "evaluate", "run", "benchmark")
 
 
 def main() -> None:
@@ -45,7 +40,7 @@ def main() -> None:
     debug = "--debug" in arguments
     show_logs(debug=debug)
     try:
-        words = [text for text in arguments if text != "--debug"]
+        words = with_explained_value([text for text in arguments if text != "--debug"])
         code = app(args=words or ["--help"], prog_name="autoseg", standalone_mode=False)
     except typer.TyperException as error:
         command = " ".join(["autoseg", *(text for text in arguments[:1] if text in COMMANDS)])
@@ -86,39 +81,17 @@ def check(
     as_json: opt.Json = False,
 ) -> int:
     """Verify a dataset: all problems, with remedies."""
-    data = pipeline.DataOptions(group_by, pipeline.NUM_FOLDS, _workers(workers))
+    data = pipeline.DataOptions(group_by, None, opt.num_workers(workers))
     dataset, report = pipeline.check(source, Workspace(workspace), data, TerminalProgress())
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
         tables.show_check(dataset, report)
     return 1 if report.errors else 0
 
 
-@app.command()
-def plan(
-    source: opt.Source,
-    workspace: opt.WorkspaceFolder = opt.WORKSPACE,
-    preset: opt.Preset = None,
-    rules: opt.Rules = None,
-    group_by: opt.GroupBy = None,
-    num_folds: opt.NumFolds = pipeline.NUM_FOLDS,
-    workers: opt.Workers = None,
-    as_json: opt.Json = False,
-) -> None:
-    """Plan a dataset: spacing, patch, batch, network.
-
-    It is checked, its fingerprint taken, and split into folds on the way.
-
-    Presets: residual (the default), plain, residual-m, residual-l, residual-xl, cpu; see rules/presets.toml.
-    """
-    data = pipeline.DataOptions(group_by, num_folds, _workers(workers))
-    planned = pipeline.plan(source, Workspace(workspace), data, pipeline.PlanOptions(preset, rules), TerminalProgress())
-    if as_json:
-        _print_json(planned)
-        return
-    tables.show_plan(planned)
-    out.print(f"\nWrote {Workspace(workspace).plan}. Next: autoseg train --fold 0{_same(workspace)}")
+app.command()(planning.plan)
+app.command()(planning.rules)
 
 
 @app.command()
@@ -130,8 +103,8 @@ def preprocess(
     """Preprocess a planned dataset; train does it too."""
     place = Workspace(workspace)
     chosen = pipeline.choose_configuration(pipeline.load_plan(place), configuration)
-    _, folder = pipeline.preprocess(place, chosen, _workers(workers), TerminalProgress())
-    out.print(f"Wrote {folder}. Next: autoseg train --fold 0{_same(workspace)}")
+    _, folder = pipeline.preprocess(place, chosen, opt.num_workers(workers), TerminalProgress())
+    out.print(f"Wrote {folder}. Next: autoseg train --fold 0{opt.same_workspace(workspace)}")
 
 
 @app.command()
@@ -162,18 +135,18 @@ def train(
         budget_s=length.budget_s,
         device=device,
         seed=seed,
-        num_workers=_workers(workers),
+        num_workers=opt.num_workers(workers),
         restart=restart,
     )
-    record = pipeline.train(place, request, _workers(workers), TerminalProgress())
-    evaluation = pipeline.score_held_out(place, chosen, (fold,), device, _workers(workers), TerminalProgress())
+    record = pipeline.train(place, request, opt.num_workers(workers), TerminalProgress())
+    evaluation = pipeline.score_held_out(place, chosen, (fold,), device, opt.num_workers(workers), TerminalProgress())
     if as_json:
-        _print_json({"training": record.model_dump(mode="json"), "held_out": evaluation.model_dump(mode="json")})
+        print_json({"training": record.model_dump(mode="json"), "held_out": evaluation.model_dump(mode="json")})
         return
     tables.show_evaluation(f"Held-out cases of fold {fold}, {chosen}", evaluation)
     out.print(
         f"\nTrained {record.num_epochs} epochs, {record.num_steps} steps, in {duration(record.seconds)}."
-        f" Wrote {place.fold(chosen, fold).root}. Next: autoseg predict SCAN OUT{_same(workspace)}"
+        f" Wrote {place.fold(chosen, fold).root}. Next: autoseg predict SCAN OUT{opt.same_workspace(workspace)}"
     )
 
 
@@ -194,7 +167,7 @@ def predict(
     model = pipeline.ModelChoice(chosen, opt.parse_folds(folds), device, mirror)
     outcomes = pipeline.predict(place, model, source, target, TerminalProgress())
     if as_json:
-        _print_json([outcome.model_dump(mode="json") for outcome in outcomes])
+        print_json([outcome.model_dump(mode="json") for outcome in outcomes])
     else:
         tables.show_outcomes(outcomes)
     return 0 if all(outcome.error is None for outcome in outcomes) else 1
@@ -212,11 +185,11 @@ def evaluate(
 
     Dice, surface Dice and HD95: mean and spread per class, Dice per case.
     """
-    evaluation = evaluate_files(predictions, references, None, TerminalProgress(), _workers(workers))
+    evaluation = evaluate_files(predictions, references, None, TerminalProgress(), opt.num_workers(workers))
     if save is not None:
         evaluation.save(save)
     if as_json:
-        _print_json(evaluation)
+        print_json(evaluation)
     else:
         tables.show_cases(evaluation)
         tables.show_evaluation("Summary", evaluation)
@@ -231,7 +204,7 @@ def run(
     configuration: opt.Configuration = None,
     folds: Annotated[str, typer.Option("--folds", help="Folds to train: all, 0, 0,2 or 0-4.")] = "all",
     group_by: opt.GroupBy = None,
-    num_folds: opt.NumFolds = pipeline.NUM_FOLDS,
+    num_folds: opt.NumFolds = None,
     epochs: opt.Epochs = None,
     budget: opt.Budget = None,
     device: opt.Device = "auto",
@@ -246,7 +219,7 @@ def run(
     place = Workspace(workspace)
     request = pipeline.RunRequest(
         source=source,
-        data=pipeline.DataOptions(group_by, num_folds, _workers(workers)),
+        data=pipeline.DataOptions(group_by, num_folds, opt.num_workers(workers)),
         planning=pipeline.PlanOptions(preset, rules),
         configuration=configuration,
         folds=opt.parse_folds(folds),
@@ -258,11 +231,11 @@ def run(
     result = pipeline.run(place, request, TerminalProgress())
     pictures = draw_run(place, result)
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     tables.show_run(result)
     tables.show_pictures(pictures)
-    out.print(f"\nNext: autoseg predict SCAN OUT{_same(workspace)}")
+    out.print(f"\nNext: autoseg predict SCAN OUT{opt.same_workspace(workspace)}")
 
 
 @app.command()
@@ -292,7 +265,7 @@ def benchmark(
     place = Workspace(workspace or opt.WORKSPACE / name)
     request = pipeline.RunRequest(
         source=place.root,
-        data=pipeline.DataOptions(None, pipeline.NUM_FOLDS, _workers(workers)),
+        data=pipeline.DataOptions(None, None, opt.num_workers(workers)),
         planning=pipeline.PlanOptions(preset, rules),
         configuration=configuration,
         folds=opt.parse_folds(folds),
@@ -304,23 +277,7 @@ def benchmark(
     result = run_benchmark(name, source, place, request, TerminalProgress())
     pictures = draw_run(place, result.run)
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     tables.show_benchmark(result)
     tables.show_pictures(pictures)
-
-
-def _print_json(document: BaseModel | object) -> None:
-    content = document.model_dump(mode="json") if isinstance(document, BaseModel) else document
-    sys.stdout.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def _workers(asked: int | None) -> int:
-    return (
-        asked if asked is not None else min(len(os.sched_getaffinity(0)), 16) if hasattr(os, "sched_getaffinity") else 2
-    )
-
-
-def _same(workspace: Path) -> str:
-    """Return the option that names the workspace in the next command, where it is needed."""
-    return "" if workspace == opt.WORKSPACE else f" --workspace {workspace}"

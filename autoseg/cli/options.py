@@ -1,5 +1,6 @@
 """Options that several commands share, and how their texts are read."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,11 @@ from typing import Annotated
 import typer
 
 from autoseg.core.workspace import DEFAULT_WORKSPACE
+
+WORKSPACE = DEFAULT_WORKSPACE
+
+MOST_WORKERS = 16
+"""Beyond this many, processes that read cases wait for the disk."""
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -32,6 +38,32 @@ def parse_folds(text: str) -> tuple[int, ...] | None:
     return tuple(dict.fromkeys(folds))
 
 
+def parse_memory_gb(text: str) -> float:
+    """Return gigabytes from texts like 24GB, 11 GB, 24."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:GB|G)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise typer.BadParameter(f"must be an amount of memory such as 24GB, got {text!r}")
+    return float(match[1])
+
+
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """Return numbers from texts like 1.5,1,1 or 64x128x128."""
+    try:
+        return tuple(float(part) for part in re.split(r"[,x]", text))
+    except ValueError:
+        raise typer.BadParameter(f"must be numbers such as 1.5,1,1 or 64x128x128, got {text!r}") from None
+
+
+def num_workers(asked: int | None) -> int:
+    """Return the number of background processes: as many as cores, unless asked for otherwise."""
+    return asked if asked is not None else min(os.cpu_count() or 1, MOST_WORKERS)
+
+
+def same_workspace(workspace: Path) -> str:
+    """Return the option that names the workspace in the next command, where it is needed."""
+    return "" if workspace == WORKSPACE else f" --workspace {workspace}"
+
+
 Source = Annotated[Path, typer.Argument(metavar="DATA", help="Folder or archive (.tar, .tar.gz, .zip) of a dataset.")]
 WorkspaceFolder = Annotated[
     Path, typer.Option("--workspace", "-w", help="Folder for everything that autoseg writes about this dataset.")
@@ -45,7 +77,7 @@ GroupBy = Annotated[
         " with the columns case and group.",
     ),
 ]
-NumFolds = Annotated[int, typer.Option("--num-folds", min=2, help="Number of folds of the cross-validation.")]
+NumFolds = Annotated[int | None, typer.Option("--num-folds", min=2, help="Folds of the cross-validation. [default: 5]")]
 Preset = Annotated[str | None, typer.Option("--preset", help="Entry of rules/presets.toml; `autoseg plan --help`.")]
 Rules = Annotated[
     Path | None, typer.Option("--rules", help="Folder with rule files whose entries replace those of rules/.")
@@ -64,5 +96,3 @@ Workers = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of weights, patches and augmentation.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Throw away what earlier trainings left.")]
-
-WORKSPACE = DEFAULT_WORKSPACE

@@ -1,11 +1,13 @@
 """What a person at a terminal sees: progress on stderr, results on stdout, messages that say what to do."""
 
+import json
 import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeElapsedColumn
@@ -132,6 +134,7 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     out.print(table, soft_wrap=False)
 
 
-def is_interactive() -> bool:
-    """Return whether a person sees stdout."""
-    return sys.stdout.isatty()
+def print_json(document: BaseModel | object) -> None:
+    """Print an artefact, or anything JSON-able, to stdout."""
+    content = document.model_dump(mode="json") if isinstance(document, BaseModel) else document
+    sys.stdout.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -7,5 +7,6 @@ import numpy as np
 
 def generator(seed: int, *place: str | int) -> np.random.Generator:
     """Return a generator that depends on the seed and on the place, for example ("train", fold, worker), alone."""
-    digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
+    parts = tuple(part if isinstance(part, str) else int(part) for part in (seed, *place))
+    digest = hashlib.sha256(repr(parts).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))

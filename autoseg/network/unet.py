@@ -4,6 +4,7 @@ Shape letters: B batch, C channels, ... two or three spatial axes, (Z,) Y, X.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -99,7 +100,7 @@ class UNet(nn.Module):
         )
         self.decoder = nn.ModuleList(self._decoder_stage(stage) for stage in stages)
         self.outputs = nn.ModuleList(_CONV[axes](plan.features[s], plan.num_outputs, 1) for s in stages)
-        self.apply(_initialize)
+        self.apply(partial(_initialize, negative_slope=plan.negative_slope))
 
     def _encoder_stage(self, stage: int, entering: int) -> nn.Sequential:
         plan = self.plan
@@ -151,14 +152,14 @@ class UNet(nn.Module):
         return [output(features) for output, features in zip(self.outputs, self._decode(x), strict=True)]
 
 
-def _initialize(module: nn.Module) -> None:
+def _initialize(module: nn.Module, negative_slope: float) -> None:
     """He initialisation; the last norm of a residual block starts at zero, so that the block starts as identity.
 
     Source:
         He et al. 2015, arXiv:1502.01852; Goyal et al. 2017, arXiv:1706.02677, section 5.1.
     """
     if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-        nn.init.kaiming_normal_(module.weight, a=0.01)
+        nn.init.kaiming_normal_(module.weight, a=negative_slope)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     if isinstance(module, ResidualBlock):

@@ -3,20 +3,19 @@
 from autoseg.pipeline.heldout import score_held_out
 from autoseg.pipeline.prediction import ModelChoice, predict
 from autoseg.pipeline.prepare import (
-    NUM_FOLDS,
     DataOptions,
     PlanOptions,
     check,
     choose_configuration,
     load_plan,
     plan,
+    plan_from,
     preprocess,
 )
-from autoseg.pipeline.run import RunRequest, RunResult, run
+from autoseg.pipeline.full_run import RunRequest, RunResult, run
 from autoseg.pipeline.training import TrainingLength, train, training_length
 
 __all__ = [
-    "NUM_FOLDS",
     "DataOptions",
     "ModelChoice",
     "PlanOptions",
@@ -27,6 +26,7 @@ __all__ = [
     "choose_configuration",
     "load_plan",
     "plan",
+    "plan_from",
     "predict",
     "preprocess",
     "run",

@@ -1,7 +1,7 @@
 """From a dataset on disk to preprocessed cases: check, fingerprint, splits, plan, preprocessing."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,18 +13,13 @@ from autoseg.data.check import CheckReport, check_dataset
 from autoseg.data.dataset import Dataset, open_dataset
 from autoseg.data.splits import make_splits
 from autoseg.fingerprint import Fingerprint, extract_fingerprint
-from autoseg.plan.planner import make_plan
+from autoseg.plan.overrides import Overrides
+from autoseg.plan.planner import DatasetDescription, make_plan
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.preprocess.run import preprocess_dataset
 
 log = logging.getLogger(__name__)
-
-NUM_FOLDS = 5
-"""Of the cross-validation, unless asked for otherwise."""
-
-SEED = 12345
-"""Of the splits: nnU-Net's, so that folds can be compared."""
 
 AnArtefact = TypeVar("AnArtefact", bound=Artefact)
 
@@ -35,12 +30,12 @@ class DataOptions:
 
     Attributes:
         group_by: Pattern on the case name, or CSV of cases and groups, that keeps patients together; None for neither.
-        num_folds: Folds of the cross-validation.
+        num_folds: Folds of the cross-validation; None for the number in `rules/empirical.toml`.
         num_workers: Processes that read cases.
     """
 
     group_by: str | None
-    num_folds: int
+    num_folds: int | None
     num_workers: int
 
 
@@ -51,10 +46,12 @@ class PlanOptions:
     Attributes:
         preset: Entry of `rules/presets.toml`; None for the default one.
         rules: Folder whose files replace single entries of the rules; None for none.
+        overrides: Values that the user sets.
     """
 
     preset: str | None
     rules: Path | None
+    overrides: Overrides = field(default_factory=Overrides)
 
 
 def check(source: Path, workspace: Workspace, options: DataOptions, progress: Progress) -> tuple[Dataset, CheckReport]:
@@ -103,11 +100,22 @@ def plan(
         fingerprint = fingerprint.model_copy(update={"made_from": made_from})
         fingerprint.save(workspace.fingerprint)
     groups = {case.name: case.group for case in dataset.cases}
-    splits = make_splits(groups, options.num_folds, SEED).model_copy(update={"made_from": made_from})
-    planned = make_plan(fingerprint, dataset, load_rulebook(plan_options.rules), plan_options.preset)
+    folds = load_rulebook(plan_options.rules).empirical.cross_validation
+    splits = make_splits(groups, options.num_folds or folds.num_folds, folds.seed)
+    splits = splits.model_copy(update={"made_from": made_from})
+    planned = plan_from(fingerprint, dataset, plan_options)
     splits.save(workspace.splits)
     planned.save(workspace.plan)
     return planned
+
+
+def plan_from(fingerprint: Fingerprint, dataset: DatasetDescription, options: PlanOptions) -> Plan:
+    """Return the plan for a fingerprint; no image is needed.
+
+    Raises:
+        PlanError: If no plan satisfies the rules.
+    """
+    return make_plan(fingerprint, dataset, load_rulebook(options.rules), options.preset, options.overrides)
 
 
 def preprocess(

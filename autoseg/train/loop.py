@@ -1,7 +1,5 @@
 """The training loop: one network, one configuration, one fold."""
 
-import copy
-import logging
 import platform
 import time
 from collections.abc import Iterator
@@ -12,20 +10,17 @@ from pathlib import Path
 import filelock
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import autoseg
 from autoseg.core.artefact import digest_of
 from autoseg.core.errors import TrainingError
+from autoseg.core.labels import Labels
 from autoseg.core.progress import Progress, Task
 from autoseg.core.workspace import FoldFolder
 from autoseg.data.splits import Split
 from autoseg.network.checkpoint import save_weights
-from autoseg.network.device import Precision, best_precision, choose_device, mixed_precision
-from autoseg.network.unet import UNet
-from autoseg.plan.schema import ConfigurationName, ConfigurationPlan, Plan, TrainingPlan
-from autoseg.train.augment import apply_augmentation
-from autoseg.train.loss import supervised_loss
+from autoseg.plan.schema import ConfigurationName, ConfigurationPlan, Plan
 from autoseg.train.record import (
     Row,
     TrainingRecord,
@@ -36,8 +31,10 @@ from autoseg.train.record import (
 )
 from autoseg.train.sampling import Batch, PatchSource, SamplingPlan, load_batches
 from autoseg.train.schedule import Clock, learning_rate
+from autoseg.train.trainer import Trainer
 
-log = logging.getLogger(__name__)
+FORWARD_SHARE = 1 / 3
+"""Of a training step's operations; a guess at the time of validation before it was measured."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +76,11 @@ def train_fold(
         progress: Shows the training.
 
     Raises:
-        TrainingError: If another process trains here, the folder holds another training, or the loss is not finite.
+        TrainingError: If another process trains here, the folder holds another training, the split leaves a side empty,
+            the configuration needs an earlier stage, or the loss is not finite.
     """
     configuration = plan.configurations[request.configuration]
+    _require_trainable(plan, split, request)
     identity = digest_of(
         [
             configuration.model_dump(mode="json"),
@@ -94,7 +93,7 @@ def train_fold(
         if request.restart:
             for path in (folder.record, folder.checkpoint, folder.history, folder.weights):
                 path.unlink(missing_ok=True)
-        if folder.record.exists():
+        if folder.record.exists() and folder.weights.exists():
             record = TrainingRecord.load(folder.record)
             if record.identity != identity:
                 raise TrainingError(different_training(folder))
@@ -102,9 +101,11 @@ def train_fold(
         clock_start = time.monotonic()
         state = load_state(identity, folder)
         clock = Clock(request.num_epochs, request.budget_s, state.spent_s, clock_start)
-        trainer = _Trainer(plan, configuration, request)
+        trainer = Trainer(plan.training, configuration, request.device, request.seed)
         trainer.restore(state)
-        _run(trainer, state, clock, _sources(plan, configuration, split, data_folder, request), folder, progress)
+        learning, watching = _sources(plan, configuration, split, data_folder, request)
+        with closing(load_batches(learning, state.step, request.num_workers)) as batches:
+            _run(_Fold(trainer, batches, watching, plan.labels, clock, folder), state, progress)
         save_weights(trainer.final_network.state_dict(), folder.weights)
         record = TrainingRecord(
             configuration=request.configuration,
@@ -116,11 +117,24 @@ def train_fold(
             device=_device_name(trainer.device),
             precision=trainer.precision,
             versions={"autoseg": autoseg.__version__, "torch": torch.__version__, "python": platform.python_version()},
-            validation_dice=_class_dice(state.history[-1], plan),
+            validation_dice=_class_dice(state.history[-1], plan.labels),
         )
         record.save(folder.record)
         folder.checkpoint.unlink(missing_ok=True)
         return record
+
+
+def _require_trainable(plan: Plan, split: Split, request: TrainingRequest) -> None:
+    if previous := plan.configurations[request.configuration].previous_stage:
+        raise TrainingError(
+            f"--configuration: must be one that sees the scan alone, got {request.configuration}, which refines the"
+            f" prediction of {previous}; cascades cannot be trained yet. Choose another one."
+        )
+    for side, names in (("train on", split.train), ("hold out", split.validation)):
+        if not names:
+            raise TrainingError(
+                f"fold {request.fold}: at least one case to {side} is needed, got none. Plan with fewer --num-folds."
+            )
 
 
 @contextmanager
@@ -158,172 +172,59 @@ def _sources(
     return source("train", split.train), source("validation", split.validation)
 
 
-class _Trainer:
-    """Network, optimiser and average of the weights, and what they do with a batch."""
+@dataclass(frozen=True)
+class _Fold:
+    """What takes part in the training of a fold.
 
-    def __init__(self, plan: Plan, configuration: ConfigurationPlan, request: TrainingRequest) -> None:
-        self.plan = plan
-        self.recipe: TrainingPlan = plan.training
-        self.configuration = configuration
-        self.num_workers = request.num_workers
-        self.device = choose_device(request.device)
-        self.precision: Precision = best_precision(self.device)
-        torch.manual_seed(request.seed)
-        self.network = UNet(configuration.network).to(self.device)
-        self.averaged = copy.deepcopy(self.network) if self.recipe.weight_average_decay > 0 else None
-        self.optimizer = _optimizer(self.network, self.recipe)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
+    Attributes:
+        trainer: Learns and judges.
+        batches: To learn from, from the present step on.
+        watched: Patches of the held-out cases.
+        labels: Classes.
+        clock: How long.
+        folder: Where checkpoints go.
+    """
 
-    @property
-    def final_network(self) -> UNet:
-        """The network that predicts: the average where there is one."""
-        return self.averaged if self.averaged is not None else self.network
-
-    def restore(self, state: TrainingState) -> None:
-        """Go on from a checkpoint."""
-        if not state.tensors:
-            return
-        self.network.load_state_dict(state.tensors["network"])
-        self.optimizer.load_state_dict(state.tensors["optimizer"])
-        self.scaler.load_state_dict(state.tensors["scaler"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(state.tensors["averaged"])
-
-    def snapshot(self) -> dict[str, object]:
-        """Return everything that `restore` needs."""
-        return {
-            "network": self.network.state_dict(),
-            "averaged": self.averaged.state_dict() if self.averaged is not None else {},
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
-
-    def to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return images and labels of a batch on the device."""
-        images = torch.from_numpy(batch.images).to(self.device, non_blocking=True)
-        labels = torch.from_numpy(batch.labels).to(self.device, non_blocking=True)
-        return images, labels
-
-    def step(self, batch: Batch, rate: float, step: int) -> Tensor:
-        """Learn from a batch; return its loss."""
-        images, labels = self.to_device(batch)
-        images, labels = apply_augmentation(images, labels, batch.draws, self.configuration.patch_size)
-        images = _blank_outside(images, labels, self.configuration)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.network.train()
-        with mixed_precision(self.device, self.precision):
-            logits = self.network.forward_all(images)
-        loss = self._loss(logits, labels)
-        torch.autograd.backward(self.scaler.scale(loss))
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
-        if not self.scaler.is_enabled() and not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise TrainingError(
-                f"step {step}: loss and gradient must be finite, got loss {loss.item()} and gradient norm {norm.item()}"
-                f" for the cases {', '.join(batch.cases)} with {batch.draws}. Run `autoseg check`, or lower the"
-                " learning rate; the last checkpoint is intact."
-            )
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.averaged is not None:
-            decay = min(self.recipe.weight_average_decay, (1 + step) / (10 + step))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
-        return loss.detach()
-
-    @torch.no_grad()
-    def validate(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return a batch's loss and, per class, its true positives, false positives, false negatives, (3, K)."""
-        images, labels = self.to_device(batch)
-        network = self.final_network.eval()
-        with mixed_precision(self.device, self.precision):
-            logits = network(images)
-        loss = self._loss([logits], labels)
-        classes = torch.arange(logits.shape[1], device=self.device).view(-1, *(1,) * labels.ndim)
-        predicted, truth = logits.argmax(1) == classes, labels.clamp(min=0) == classes
-        spatial = tuple(range(1, labels.ndim + 1))
-        counts = [
-            (predicted & truth).sum(spatial),
-            (predicted & ~truth).sum(spatial),
-            (~predicted & truth).sum(spatial),
-        ]
-        return loss, torch.stack(counts)
-
-    def _loss(self, logits: list[Tensor], labels: Tensor) -> Tensor:
-        return supervised_loss(
-            logits,
-            labels.clamp(min=0),
-            batch_dice=self.configuration.batch_dice,
-            smoothing=self.recipe.dice_smoothing,
-        )
+    trainer: Trainer
+    batches: Iterator[Batch]
+    watched: PatchSource
+    labels: Labels
+    clock: Clock
+    folder: FoldFolder
 
 
-def _optimizer(network: UNet, recipe: TrainingPlan) -> torch.optim.Optimizer:
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(
-            network.parameters(), recipe.learning_rate, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay
-        )
-    return torch.optim.SGD(
-        network.parameters(),
-        recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=True,
-        weight_decay=recipe.weight_decay,
-    )
-
-
-def _blank_outside(images: Tensor, labels: Tensor, configuration: ConfigurationPlan) -> Tensor:
-    """Set channels that are normalised within the mask to zero outside it, as they are in whole scans."""
-    masked = torch.tensor([entry.within_mask for entry in configuration.normalization], device=images.device)
-    if not bool(masked.any()):
-        return images
-    outside = (labels < 0).unsqueeze(1) & masked.view(1, -1, *(1,) * (images.ndim - 2))
-    return images.masked_fill(outside, 0.0)
-
-
-def _run(
-    trainer: _Trainer,
-    state: TrainingState,
-    clock: Clock,
-    sources: tuple[PatchSource, PatchSource],
-    folder: FoldFolder,
-    progress: Progress,
-) -> None:
+def _run(fold: _Fold, state: TrainingState, progress: Progress) -> None:
     """Train epoch after epoch until the clock is over; checkpoint after each."""
-    closing_s = 0.0
-    with (
-        closing(load_batches(sources[0], state.step, trainer.num_workers)) as batches,
-        progress.task("train", float(clock.budget_s or clock.num_epochs or 0)) as task,
-    ):
-        while not (state.epoch > 0 and clock.is_over(state.epoch, closing_s)):
-            learnt = _train_epoch(trainer, batches, state, clock, closing_s, task)
+    clock = fold.clock
+    with progress.task("train", float(clock.budget_s or clock.num_epochs or 0)) as task:
+        while not (state.epoch > 0 and clock.is_over(state.epoch, state.closing_s)):
+            learnt = _train_epoch(fold, state, task)
             trained = time.monotonic()
-            watched = _validate(trainer, sources[1])
+            judged = _validate(fold)
             state.epoch += 1
             place = {"epoch": state.epoch, "steps": state.step, "seconds": clock.elapsed_s()}
-            state.history.append({**place, **learnt, **watched})
+            state.history.append({**place, **learnt, **judged})
             state.spent_s = clock.elapsed_s()
-            state.tensors = trainer.snapshot()
-            save_state(state, folder)
-            closing_s = time.monotonic() - trained
+            state.tensors = fold.trainer.snapshot()
+            save_state(state, fold.folder)
+            state.closing_s = time.monotonic() - trained
             _show(task, clock, state.epoch, state.history[-1])
 
 
-def _train_epoch(
-    trainer: _Trainer, batches: Iterator[Batch], state: TrainingState, clock: Clock, closing_s: float, task: Task
-) -> Row:
-    """Take the steps of an epoch, fewer where the budget ends `closing_s` later; return rate, loss and waiting."""
-    recipe = trainer.recipe
+def _train_epoch(fold: _Fold, state: TrainingState, task: Task) -> Row:
+    """Take the steps of an epoch, fewer where the budget would not leave time to close it; return what was learnt."""
+    recipe, clock = fold.trainer.recipe, fold.clock
     started, waited = time.monotonic(), 0.0
     losses: list[Tensor] = []
     cases: list[list[str]] = []
     for index in range(recipe.steps_per_epoch):
-        if index > 0 and clock.budget_s is not None and clock.is_over(state.epoch, closing_s):
-            break
+        if index > 0 and clock.budget_s is not None:
+            step_s = (time.monotonic() - started) / index
+            closing_s = state.closing_s or recipe.validation_steps * step_s * FORWARD_SHARE
+            if clock.is_over(state.epoch, closing_s + step_s):
+                break
         asked = time.monotonic()
-        batch = next(batches)
+        batch = next(fold.batches)
         waited += time.monotonic() - asked
         rate = learning_rate(
             clock.progress(state.epoch + index / recipe.steps_per_epoch),
@@ -331,7 +232,7 @@ def _train_epoch(
             exponent=recipe.schedule_exponent,
             warmup_fraction=recipe.warmup_fraction,
         )
-        losses.append(trainer.step(batch, rate, state.step))
+        losses.append(fold.trainer.step(batch, rate, state.step))
         cases.append(batch.cases)
         state.step += 1
         _show(task, clock, state.epoch + (index + 1) / recipe.steps_per_epoch)
@@ -354,17 +255,17 @@ def _require_finite(losses: Tensor, cases: list[list[str]]) -> None:
         )
 
 
-def _validate(trainer: _Trainer, source: PatchSource) -> Row:
+def _validate(fold: _Fold) -> Row:
     """Return loss and Dice per class on patches of the held-out cases, all their voxels together."""
     losses, counts = [], []
-    for step in range(trainer.recipe.validation_steps):
-        loss, count = trainer.validate(source.batch(step))
+    for step in range(fold.trainer.recipe.validation_steps):
+        loss, count = fold.trainer.validate(fold.watched.batch(step))
         losses.append(loss)
         counts.append(count)
     hit, wrong, missed = torch.stack(counts).sum(0).double().cpu().numpy()[:, 1:]
     volume = 2 * hit + wrong + missed
     dice = np.divide(2 * hit, volume, out=np.full_like(hit, np.nan), where=volume > 0)
-    names = [label.name for label in trainer.plan.labels.foreground]
+    names = [label.name for label in fold.labels.foreground]
     per_class = {f"dice_{name}": float(value) for name, value in zip(names, dice, strict=True)}
     return {
         "validation_loss": torch.stack(losses).mean().item(),
@@ -378,8 +279,8 @@ def _show(task: Task, clock: Clock, epochs_done: float, row: Row | None = None) 
     task.position(clock.elapsed_s() if clock.budget_s is not None else epochs_done, **shown)
 
 
-def _class_dice(row: Row, plan: Plan) -> dict[str, float | None]:
-    values = {label.name: row[f"dice_{label.name}"] for label in plan.labels.foreground}
+def _class_dice(row: Row, labels: Labels) -> dict[str, float | None]:
+    values = {label.name: row[f"dice_{label.name}"] for label in labels.foreground}
     return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 

@@ -23,8 +23,8 @@ def dice_loss(probabilities: Tensor, labels: Tensor, *, batch_dice: bool, smooth
         Milletari et al. 2016, arXiv:1606.04797; Isensee et al. 2021, Methods, loss function.
     """
     foreground = probabilities[:, 1:].flatten(2)
-    num_classes = probabilities.shape[1]
-    truth = functional.one_hot(labels.flatten(1), num_classes)[..., 1:].movedim(-1, 1).to(foreground.dtype)
+    classes = torch.arange(1, probabilities.shape[1], device=labels.device).view(1, -1, 1)
+    truth = labels.flatten(1).unsqueeze(1) == classes
     pooled = (0, 2) if batch_dice else (2,)
     overlap = (foreground * truth).sum(pooled)
     volumes = foreground.sum(pooled) + truth.sum(pooled)

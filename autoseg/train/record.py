@@ -55,6 +55,7 @@ class TrainingState:
         epoch: Epochs done.
         step: Steps done.
         spent_s: Seconds spent.
+        closing_s: Seconds that validation and checkpoint of the last epoch took; 0 before the first.
         history: One row per epoch.
         tensors: State of network, average, optimiser and gradient scaler, by name.
     """
@@ -63,6 +64,7 @@ class TrainingState:
     epoch: int = 0
     step: int = 0
     spent_s: float = 0.0
+    closing_s: float = 0.0
     history: list[Row] = field(default_factory=list)
     tensors: Mapping[str, Any] = field(default_factory=dict)
 
@@ -74,6 +76,7 @@ def save_state(state: TrainingState, folder: FoldFolder) -> None:
         "epoch": state.epoch,
         "step": state.step,
         "spent_s": state.spent_s,
+        "closing_s": state.closing_s,
         "history": json.dumps(state.history),
         "tensors": dict(state.tensors),
     }

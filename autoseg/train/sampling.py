@@ -4,7 +4,7 @@ A broken-off training therefore goes on with exactly the batches that it would h
 workers changes nothing.
 """
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,48 +66,42 @@ class PatchSource:
         self.plan = plan
         self._folder = folder
         self._names = names
-        self._opened: dict[str, tuple[StoredCase, Mapping[int, NDArray[np.int32]]]] = {}
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step."""
         plan = self.plan
         rng = generator(plan.seed, *plan.place, step)
-        cases = [self._names[index] for index in rng.integers(len(self._names), size=plan.batch_size)]
-        centres = [self._draw_centre(rng, name, sample) for sample, name in enumerate(cases)]
+        names = [self._names[index] for index in rng.integers(len(self._names), size=plan.batch_size)]
+        cases = [open_case(self._folder, name) for name in names]
+        centres = [self._draw_centre(rng, case, sample) for sample, case in enumerate(cases)]
         draws: list[AugmentationDraw] = []
         if plan.augmentation is not None:
-            channels = self._open(cases[0])[0].image.shape[0]
+            channels = cases[0].image.shape[0]
             draws = [draw_augmentation(rng, plan.augmentation, plan.patch_size, channels) for _ in cases]
         shape = source_shape(draws, plan.patch_size)
         images, labels = zip(*(self._read(*found, shape) for found in zip(cases, centres, strict=True)), strict=True)
-        return Batch(np.stack(images), np.stack(labels), draws, cases)
+        return Batch(np.stack(images), np.stack(labels), draws, names)
 
-    def _open(self, name: str) -> tuple[StoredCase, Mapping[int, NDArray[np.int32]]]:
-        if name not in self._opened:
-            self._opened[name] = (open_case(self._folder, name), foreground_voxels(self._folder, name))
-        return self._opened[name]
-
-    def _draw_centre(self, rng: np.random.Generator, name: str, sample: int) -> tuple[int, ...]:
+    def _draw_centre(self, rng: np.random.Generator, case: StoredCase, sample: int) -> tuple[int, ...]:
         """Draw the central voxel of a patch: on a class that occurs in the case, or anywhere the patch fits."""
         plan = self.plan
-        stored, foreground = self._open(name)
-        forced = sample >= round(plan.batch_size * (1 - plan.foreground_fraction))
-        present = [label for label, voxels in foreground.items() if label > 0 and len(voxels)]
-        if forced and present:
-            voxels = foreground[present[rng.integers(len(present))]]
+        counts = case.properties.num_voxels_per_class
+        present = [label for label, count in enumerate(counts) if label > 0 and count > 0]
+        if present and sample >= round(plan.batch_size * (1 - plan.foreground_fraction)):
+            chosen = present[rng.integers(len(present))]
+            voxels = foreground_voxels(self._folder, case.properties.name, chosen)
             return tuple(int(place) for place in voxels[rng.integers(len(voxels))])
         patch = (1,) * (3 - len(plan.patch_size)) + plan.patch_size
         return tuple(
             int(rng.integers(size // 2, extent - (size - size // 2) + 1)) if extent > size else extent // 2
-            for size, extent in zip(patch, stored.image.shape[1:], strict=True)
+            for size, extent in zip(patch, case.image.shape[1:], strict=True)
         )
 
     def _read(
-        self, name: str, centre: tuple[int, ...], shape: tuple[int, ...]
+        self, case: StoredCase, centre: tuple[int, ...], shape: tuple[int, ...]
     ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
         """Read the surroundings of a voxel; the patch itself is kept inside the scan where it fits."""
-        stored, _ = self._open(name)
-        extent = stored.image.shape[1:]
+        extent = case.image.shape[1:]
         flat = 3 - len(shape)
         patch, around = (1,) * flat + self.plan.patch_size, (1,) * flat + shape
         box = []
@@ -115,7 +109,7 @@ class PatchSource:
             first = min(max(middle - size // 2, 0), length - size) if length >= size else (length - size) // 2
             first -= (read - size) // 2
             box.append((first, first + read))
-        image, label = read_patch(stored, tuple(box))
+        image, label = read_patch(case, tuple(box))
         if flat:
             image, label = image[:, 0], label[0]
         return image, label.astype(np.int16)

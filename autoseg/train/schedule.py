@@ -22,7 +22,7 @@ def learning_rate(progress: float, *, peak: float, exponent: float, warmup_fract
     """
     progress = min(max(progress, 0.0), 1.0)
     if progress < warmup_fraction:
-        return peak * max(progress / warmup_fraction, 0.01)
+        return peak * progress / warmup_fraction
     return float(peak * (1 - (progress - warmup_fraction) / (1 - warmup_fraction)) ** exponent)
 
 

@@ -28,7 +28,7 @@ def write_blobs(folder: Path, num_cases: int = 6, shape: tuple[int, int, int] = 
         rng = generator(3, "blobs", number)
         label = np.zeros(shape, dtype=np.uint8)
         large = tuple(int(rng.integers(size // 4, size - size // 4)) for size in shape)
-        position = np.stack(np.indices(shape)).astype(float)
+        position = np.indices(shape).astype(float)
         distance = np.sqrt(sum(((position[axis] - large[axis]) * (2.0, 1.0, 1.0)[axis]) ** 2 for axis in range(3)))
         label[distance < 6] = LARGE
         label[distance < 3] = SMALL

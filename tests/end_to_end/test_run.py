@@ -126,7 +126,7 @@ def test_a_training_of_another_length_is_refused_until_restarted(finished: Finis
 
 @pytest.mark.slow
 def test_a_budget_is_kept_and_shared_by_the_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoseg.pipeline.run.SHORTEST_TRAINING_S", 2.0)
+    monkeypatch.setattr("autoseg.pipeline.full_run.SHORTEST_TRAINING_S", 2.0)
     workspace = Workspace(tmp_path / "work")
     request = request_for(
         tmp_path, write_blobs(tmp_path / "data"), num_epochs=None, budget_s=15.0, folds=(0, 1), seed=2

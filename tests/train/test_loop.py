@@ -19,7 +19,7 @@ from autoseg.data.splits import Split
 from autoseg.network.checkpoint import load_network
 from autoseg.network.unet import UNet
 from autoseg.plan.schema import Plan
-from autoseg.train import loop
+from autoseg.train import trainer
 from autoseg.train.loop import TrainingRequest, train_fold
 from autoseg.train.record import TrainingRecord
 from autoseg.train.sampling import PatchSource, SamplingPlan
@@ -280,7 +280,7 @@ def test_no_epochs_are_refused(cases: Path, tmp_path: Path) -> None:
 def test_a_scan_with_a_voxel_that_is_no_number_is_named(
     cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    monkeypatch.setattr(loop, "best_precision", lambda device: precision)
+    monkeypatch.setattr(trainer, "best_precision", lambda device: precision)
     image = np.full((1, 8, 8, 8), np.nan)
     store(cases, "broken_scan", image, np.ones((8, 8, 8), dtype=np.int16), LABELS.num_classes)
     split = Split(train=("broken_scan",), validation=("d",))
@@ -300,7 +300,7 @@ def test_outside_the_mask_is_zero_where_normalisation_looked_inside_it() -> None
     labels[0, 0] = -1
     for within_mask, expected in [(True, 4.0), (False, 8.0)]:
         configuration = cube_plan(within_mask=within_mask).configurations["3d_fullres"]
-        assert float(loop._blank_outside(images, labels, configuration).sum()) == expected
+        assert float(trainer._blank_outside(images, labels, configuration).sum()) == expected
 
 
 def test_the_voxels_of_all_validation_patches_make_one_dice(cases: Path, tmp_path: Path) -> None:

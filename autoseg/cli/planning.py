@@ -1,0 +1,144 @@
+"""`autoseg plan` and `autoseg rules`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoseg import pipeline
+from autoseg.cli import options as opt
+from autoseg.cli import tables
+from autoseg.cli.terminal import TerminalProgress, out, print_json
+from autoseg.core.errors import PlanError
+from autoseg.core.workspace import Workspace
+from autoseg.fingerprint import Fingerprint
+from autoseg.interop.fingerprint_files import read_dataset_description, read_fingerprint
+from autoseg.interop.nnunet_plans import export_nnunet_plans
+from autoseg.plan.explain import compare_plans, explain, explain_value, list_rules
+from autoseg.plan.overrides import Overrides
+from autoseg.plan.rulebook import load_rulebook
+from autoseg.plan.schema import Plan
+
+EVERYTHING = "everything"
+"""What `--explain` stands for without a name."""
+
+
+def with_explained_value(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with a value behind an `--explain` that has none."""
+    completed: list[str] = []
+    for place, text in enumerate(arguments):
+        completed.append(text)
+        if text == "--explain" and (place + 1 == len(arguments) or arguments[place + 1].startswith("-")):
+            completed.append(EVERYTHING)
+    return completed
+
+
+def plan(
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DATA]", help="Folder or archive of a dataset; without it, the plan of the workspace."),
+    ] = None,
+    workspace: opt.WorkspaceFolder = opt.WORKSPACE,
+    preset: opt.Preset = None,
+    rules: opt.Rules = None,
+    gpu_memory: Annotated[
+        float | None,
+        typer.Option(parser=opt.parse_memory_gb, metavar="SIZE", help="Memory of the GPU to plan for: 11GB."),
+    ] = None,
+    spacing: Annotated[
+        tuple[float, ...] | None,
+        typer.Option(parser=opt.parse_numbers, metavar="Z,Y,X", help="Spacing in mm; the rest follows."),
+    ] = None,
+    patch_size: Annotated[
+        tuple[float, ...] | None,
+        typer.Option(parser=opt.parse_numbers, metavar="Z,Y,X", help="Patch in voxels; Y,X sets that of 2d."),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Patches per step; the patch shrinks until they fit.")] = None,
+    fingerprint: Annotated[
+        Path | None,
+        typer.Option(help="Plan from this fingerprint, ours or nnU-Net's, without any image; needs --dataset."),
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option(help="The dataset.json that belongs to --fingerprint.")] = None,
+    explain_name: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="[NAME]", help="Say why each value is what it is, or all about one."),
+    ] = None,
+    compare: Annotated[Path | None, typer.Option(help="Say what differs from another plan.json, and why.")] = None,
+    export_nnunet: Annotated[
+        Path | None, typer.Option(help="Also write the plan as nnU-Net's nnUNetPlans.json.")
+    ] = None,
+    group_by: opt.GroupBy = None,
+    num_folds: opt.NumFolds = None,
+    workers: opt.Workers = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Plan a dataset: spacing, patch, batch, network.
+
+    It is checked, its fingerprint taken, and split into folds on the way.
+
+    Presets: residual (the default), plain, residual-m, residual-l, residual-xl, cpu; `autoseg rules` lists them.
+    """
+    place = Workspace(workspace)
+    options = pipeline.PlanOptions(preset, rules, _overrides(spacing, patch_size, batch_size, gpu_memory))
+    if fingerprint is not None or dataset is not None:
+        planned, seen = _plan_without_images(fingerprint, dataset, options, place)
+    elif source is not None:
+        data = pipeline.DataOptions(group_by, num_folds, opt.num_workers(workers))
+        planned = pipeline.plan(source, place, data, options, TerminalProgress())
+        seen = Fingerprint.load(place.fingerprint)
+    else:
+        planned, seen = pipeline.load_plan(place), Fingerprint.load(place.fingerprint)
+    if export_nnunet is not None:
+        export_nnunet_plans(planned, seen, planned.dataset, export_nnunet)
+    if as_json:
+        print_json(planned)
+    elif explain_name is not None:
+        out.print(
+            explain(planned) if explain_name == EVERYTHING else explain_value(planned, explain_name), markup=False
+        )
+    elif compare is not None:
+        out.print(compare_plans(planned, Plan.load(compare)), markup=False)
+    else:
+        tables.show_plan(planned)
+        out.print(f"\nWrote {place.plan}. Why: autoseg plan --explain{opt.same_workspace(workspace)}")
+        if fingerprint is None:
+            out.print(f"Next: autoseg train --fold 0{opt.same_workspace(workspace)}")
+
+
+def rules(
+    overlay: opt.Rules = None,
+) -> None:
+    """List the constants of all rules, with reasons."""
+    out.print(list_rules(load_rulebook(overlay)), markup=False)
+
+
+def _overrides(
+    spacing: tuple[float, ...] | None,
+    patch_size: tuple[float, ...] | None,
+    batch_size: int | None,
+    gpu_memory: float | None,
+) -> Overrides:
+    if spacing is not None and len(spacing) != 3:
+        raise typer.BadParameter(f"--spacing: must be three numbers, z, y and x, got {len(spacing)}")
+    if patch_size is not None and (len(patch_size) not in (2, 3) or any(size % 1 for size in patch_size)):
+        raise typer.BadParameter(f"--patch-size: must be two or three whole numbers, got {patch_size}")
+    return Overrides(
+        spacing=None if spacing is None else (spacing[0], spacing[1], spacing[2]),
+        patch_size=None if patch_size is None else tuple(int(size) for size in patch_size),
+        batch_size=batch_size,
+        gpu_memory_gb=gpu_memory,
+    )
+
+
+def _plan_without_images(
+    fingerprint: Path | None, dataset: Path | None, options: pipeline.PlanOptions, workspace: Workspace
+) -> tuple[Plan, Fingerprint]:
+    if fingerprint is None or dataset is None:
+        raise PlanError("--fingerprint and --dataset: both files must be given, got one. Add the other.")
+    description = read_dataset_description(dataset)
+    found = read_fingerprint(fingerprint, description)
+    planned = pipeline.plan_from(found, description, options)
+    found.save(workspace.fingerprint)
+    planned.save(workspace.plan)
+    return planned, found

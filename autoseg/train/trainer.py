@@ -1,0 +1,135 @@
+"""Network, optimiser and average of the weights, and what they do with a batch."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from autoseg.core.errors import TrainingError
+from autoseg.network.device import Precision, best_precision, choose_device, mixed_precision
+from autoseg.network.unet import UNet
+from autoseg.plan.schema import ConfigurationPlan, TrainingPlan
+from autoseg.train.augment import apply_augmentation
+from autoseg.train.loss import supervised_loss
+from autoseg.train.record import TrainingState
+from autoseg.train.sampling import Batch
+
+
+class Trainer:
+    """Learns from batches and judges others."""
+
+    def __init__(self, recipe: TrainingPlan, configuration: ConfigurationPlan, device: str, seed: int) -> None:
+        self.recipe = recipe
+        self.configuration = configuration
+        self.device = choose_device(device)
+        self.precision: Precision = best_precision(self.device)
+        torch.manual_seed(seed)
+        self.network = UNet(configuration.network).to(self.device)
+        self.averaged = copy.deepcopy(self.network) if self.recipe.weight_average_decay > 0 else None
+        self.optimizer = _optimizer(self.network, self.recipe)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
+
+    @property
+    def final_network(self) -> UNet:
+        """The network that predicts: the average where there is one."""
+        return self.averaged if self.averaged is not None else self.network
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from a checkpoint."""
+        if not state.tensors:
+            return
+        self.network.load_state_dict(state.tensors["network"])
+        self.optimizer.load_state_dict(state.tensors["optimizer"])
+        self.scaler.load_state_dict(state.tensors["scaler"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state.tensors["averaged"])
+
+    def snapshot(self) -> dict[str, object]:
+        """Return everything that `restore` needs."""
+        return {
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict() if self.averaged is not None else {},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return images and labels of a batch on the device."""
+        images = torch.from_numpy(batch.images).to(self.device, non_blocking=True)
+        labels = torch.from_numpy(batch.labels).to(self.device, non_blocking=True)
+        return images, labels
+
+    def step(self, batch: Batch, rate: float, step: int) -> Tensor:
+        """Learn from a batch; return its loss."""
+        images, labels = self.to_device(batch)
+        images, labels = apply_augmentation(images, labels, batch.draws, self.configuration.patch_size)
+        images = _blank_outside(images, labels, self.configuration)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.network.train()
+        with mixed_precision(self.device, self.precision):
+            logits = self.network.forward_all(images)
+        loss = self._loss(logits, labels)
+        torch.autograd.backward(self.scaler.scale(loss))
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
+        if not self.scaler.is_enabled() and not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise TrainingError(
+                f"step {step}: loss and gradient must be finite, got loss {loss.item()} and gradient norm {norm.item()}"
+                f" for the cases {', '.join(batch.cases)} with {batch.draws}. Run `autoseg check`, or lower the"
+                " learning rate; the last checkpoint is intact."
+            )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.averaged is not None:
+            decay = min(self.recipe.weight_average_decay, (1 + step) / (10 + step))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
+        return loss.detach()
+
+    @torch.no_grad()
+    def validate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return a batch's loss and, per class, its true positives, false positives, false negatives, (3, K)."""
+        images, labels = self.to_device(batch)
+        network = self.final_network.eval()
+        with mixed_precision(self.device, self.precision):
+            logits = network(images)
+        loss = self._loss([logits], labels)
+        num_classes = logits.shape[1]
+        truth = labels.clamp(min=0).long().flatten()
+        pairs = torch.bincount(truth * num_classes + logits.argmax(1).flatten(), minlength=num_classes**2)
+        table = pairs.view(num_classes, num_classes)
+        hit = table.diagonal()
+        return loss, torch.stack([hit, table.sum(0) - hit, table.sum(1) - hit])
+
+    def _loss(self, logits: list[Tensor], labels: Tensor) -> Tensor:
+        return supervised_loss(
+            logits,
+            labels.clamp(min=0),
+            batch_dice=self.configuration.batch_dice,
+            smoothing=self.recipe.dice_smoothing,
+        )
+
+
+def _optimizer(network: UNet, recipe: TrainingPlan) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(
+            network.parameters(), recipe.learning_rate, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay
+        )
+    return torch.optim.SGD(
+        network.parameters(),
+        recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=True,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def _blank_outside(images: Tensor, labels: Tensor, configuration: ConfigurationPlan) -> Tensor:
+    """Set channels that are normalised within the mask to zero outside it, as they are in whole scans."""
+    masked = torch.tensor([entry.within_mask for entry in configuration.normalization], device=images.device)
+    if not bool(masked.any()):
+        return images
+    outside = (labels < 0).unsqueeze(1) & masked.view(1, -1, *(1,) * (images.ndim - 2))
+    return images.masked_fill(outside, 0.0)
