@@ -188,6 +188,32 @@ def test_from_plan_to_evaluation_step_by_step(autoseg: Command, tmp_path: Path) 
     assert "autoseg train --fold 0" in err
 
 
+@pytest.mark.slow
+def test_run_ends_with_a_table_and_pictures(autoseg: Command, tmp_path: Path) -> None:
+    data = write_blobs(tmp_path / "data", num_cases=3)
+    rules = write_tiny_rules(tmp_path / "rules")
+    command = ("run", data, "--rules", rules, "--num-folds", "3", "--folds", "0", "--epochs", "2", "--workers", "1")
+    code, out, err = autoseg(*command, "--device", "cpu")
+    assert code == 0, err
+    assert "mean of classes" in out
+    pictures = [line.strip() for line in out.splitlines() if line.endswith(".png")]
+    assert len(pictures) == 2
+    for picture in pictures:
+        assert Path(picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_benchmark_makes_the_phantom_and_scores_it(autoseg: Command, tmp_path: Path) -> None:
+    rules = write_tiny_rules(tmp_path / "rules")
+    command = ("benchmark", "phantom", "--rules", rules, "--folds", "0", "--epochs", "1", "--workers", "1")
+    code, out, err = autoseg(*command, "--device", "cpu", "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert len(result["run"]["evaluation"]["cases"]) == 5
+    assert [row["name"] for row in result["comparison"]] == ["organ", "lesion", "mean of classes"]
+    assert Path("autoseg_work/phantom/benchmark.json").exists()
+
+
 def test_without_a_terminal_nothing_but_results_goes_to_stdout(tmp_path: Path) -> None:
     data = write_blobs(tmp_path / "data", num_cases=3)
     command = [sys.executable, "-m", "autoseg", "plan", str(data), "--json", "--num-folds", "3", "--workers", "1"]

@@ -135,7 +135,7 @@ def train(
         budget_s=length.budget_s,
         device=device,
         seed=seed,
-        num_workers=opt.num_workers(workers),
+        num_workers=pipeline.num_loaders(device, opt.num_workers(workers)),
         restart=restart,
     )
     record = pipeline.train(place, request, opt.num_workers(workers), TerminalProgress())

@@ -56,11 +56,12 @@ class Labels(Record):
         Raises:
             ValueError: If a value belongs to no class.
         """
-        if unknown := self.undeclared(values):
-            raise ValueError(f"label values must be among {self.values}, got {unknown}")
         order = np.argsort(self.values)
-        place = np.searchsorted(np.asarray(self.values)[order], values)
-        return order[place].astype(np.uint16)
+        ordered = np.asarray(self.values)[order]
+        place = np.minimum(np.searchsorted(ordered, values), self.num_classes - 1)
+        if (ordered[place] != values).any():
+            raise ValueError(f"label values must be among {self.values}, got {self.undeclared(values)}")
+        return order.astype(np.uint16)[place]
 
     def to_values(self, indices: NDArray[np.integer]) -> NDArray[np.integer]:
         """Return the file value of every class index, in the smallest type that holds all values."""

@@ -4,8 +4,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from sklearn.model_selection import KFold
-
 from autoseg.core.artefact import Artefact, Record
 from autoseg.core.errors import DatasetError
 
@@ -44,6 +42,8 @@ def make_splits(groups: Mapping[str, str], num_folds: int, seed: int) -> Splits:
     Source:
         Isensee et al. 2021, Methods: five-fold cross-validation; sklearn.model_selection.KFold over sorted names.
     """
+    from sklearn.model_selection import KFold  # takes longer to load than all of autoseg; only planning needs it
+
     if num_folds < 2:
         raise ValueError(f"num_folds must be 2 or more, got {num_folds}")
     cases_by_group: dict[str, list[str]] = defaultdict(list)

@@ -1,5 +1,6 @@
 """The order of the stages. Each looks at what lies in the workspace and does only what is missing or out of date."""
 
+from autoseg.pipeline.full_run import RunRequest, RunResult, run
 from autoseg.pipeline.heldout import score_held_out
 from autoseg.pipeline.prediction import ModelChoice, predict
 from autoseg.pipeline.prepare import (
@@ -12,8 +13,7 @@ from autoseg.pipeline.prepare import (
     plan_from,
     preprocess,
 )
-from autoseg.pipeline.full_run import RunRequest, RunResult, run
-from autoseg.pipeline.training import TrainingLength, train, training_length
+from autoseg.pipeline.training import TrainingLength, num_loaders, train, training_length
 
 __all__ = [
     "DataOptions",
@@ -25,6 +25,7 @@ __all__ = [
     "check",
     "choose_configuration",
     "load_plan",
+    "num_loaders",
     "plan",
     "plan_from",
     "predict",

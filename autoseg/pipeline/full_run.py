@@ -23,7 +23,7 @@ from autoseg.network.device import choose_device
 from autoseg.network.unet import UNet
 from autoseg.pipeline.heldout import score_held_out
 from autoseg.pipeline.prepare import DataOptions, PlanOptions, choose_configuration, plan, preprocess
-from autoseg.pipeline.training import TrainingLength, load_split, train, training_length
+from autoseg.pipeline.training import TrainingLength, load_split, num_loaders, train, training_length
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.train.loop import TrainingRequest
 
@@ -143,7 +143,7 @@ def run(workspace: Workspace, request: RunRequest, progress: Progress) -> RunRes
             budget_s=length.budget_s,
             device=request.device,
             seed=request.seed,
-            num_workers=0 if device.type == "cpu" else request.data.num_workers,
+            num_workers=num_loaders(request.device, request.data.num_workers),
             restart=False,
         )
         record = train(workspace, training, request.data.num_workers, progress)

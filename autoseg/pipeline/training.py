@@ -6,6 +6,7 @@ from autoseg.core.errors import TrainingError
 from autoseg.core.progress import Progress
 from autoseg.core.workspace import Workspace
 from autoseg.data.splits import Split, Splits
+from autoseg.network.device import choose_device
 from autoseg.pipeline.prepare import preprocess
 from autoseg.plan.schema import Plan
 from autoseg.train.loop import TrainingRequest, train_fold
@@ -48,6 +49,11 @@ def train(workspace: Workspace, request: TrainingRequest, num_workers: int, prog
     planned, data_folder = preprocess(workspace, request.configuration, num_workers, progress)
     folder = workspace.fold(request.configuration, request.fold)
     return train_fold(planned, split, data_folder, folder, request, progress)
+
+
+def num_loaders(device: str, num_workers: int) -> int:
+    """Return how many background processes load patches: none on a CPU, whose cores the network needs."""
+    return 0 if choose_device(device).type == "cpu" else num_workers
 
 
 def load_split(workspace: Workspace, fold: int) -> Split:

@@ -128,8 +128,9 @@ def _optimizer(network: UNet, recipe: TrainingPlan) -> torch.optim.Optimizer:
 
 def _blank_outside(images: Tensor, labels: Tensor, configuration: ConfigurationPlan) -> Tensor:
     """Set channels that are normalised within the mask to zero outside it, as they are in whole scans."""
-    masked = torch.tensor([entry.within_mask for entry in configuration.normalization], device=images.device)
-    if not bool(masked.any()):
+    within_mask = [entry.within_mask for entry in configuration.normalization]
+    if not any(within_mask):
         return images
+    masked = torch.tensor(within_mask, device=images.device)
     outside = (labels < 0).unsqueeze(1) & masked.view(1, -1, *(1,) * (images.ndim - 2))
     return images.masked_fill(outside, 0.0)

@@ -1,0 +1,71 @@
+"""Stages are run once for the same input, and again when it changes."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from autoseg import pipeline
+from autoseg.core.errors import DatasetError, PlanError
+from autoseg.core.progress import Silent
+from autoseg.core.workspace import Workspace
+from tests.end_to_end.blobs import write_blobs
+from tests.preprocess import plans
+
+DATA = pipeline.DataOptions(group_by=None, num_folds=3, num_workers=1)
+PLANNING = pipeline.PlanOptions(preset=None, rules=None)
+
+
+def _times(workspace: Workspace) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in workspace.root.glob("*.json")}
+
+
+def test_planning_again_changes_nothing(tmp_path: Path) -> None:
+    data, workspace = write_blobs(tmp_path / "data", num_cases=3), Workspace(tmp_path / "work")
+    first = pipeline.plan(data, workspace, DATA, PLANNING, Silent())
+    written = _times(workspace)
+    assert set(written) == {"check.json", "dataset.json", "fingerprint.json", "plan.json", "splits.json"}
+    assert pipeline.plan(data, workspace, DATA, PLANNING, Silent()) == first
+    assert _times(workspace) == written
+
+
+def test_a_changed_image_is_seen(tmp_path: Path) -> None:
+    data, workspace = write_blobs(tmp_path / "data", num_cases=3), Workspace(tmp_path / "work")
+    pipeline.plan(data, workspace, DATA, PLANNING, Silent())
+    written = _times(workspace)
+    image = min((data / "images").iterdir())
+    os.utime(image, ns=(1, 1))
+    pipeline.plan(data, workspace, DATA, PLANNING, Silent())
+    changed = {name for name, moment in _times(workspace).items() if moment != written[name]}
+    assert changed == {"check.json", "dataset.json", "fingerprint.json", "plan.json", "splits.json"}
+
+
+def test_another_preset_changes_the_plan_alone(tmp_path: Path) -> None:
+    data, workspace = write_blobs(tmp_path / "data", num_cases=3), Workspace(tmp_path / "work")
+    pipeline.plan(data, workspace, DATA, PLANNING, Silent())
+    written = _times(workspace)
+    planned = pipeline.plan(data, workspace, DATA, pipeline.PlanOptions("cpu", None), Silent())
+    assert planned.preset == "cpu"
+    assert {name for name, moment in _times(workspace).items() if moment != written[name]} == {"plan.json"}
+
+
+def test_a_dataset_with_errors_is_not_planned(tmp_path: Path) -> None:
+    data, workspace = write_blobs(tmp_path / "data", num_cases=3), Workspace(tmp_path / "work")
+    for path in sorted((data / "images").iterdir())[:2]:
+        path.write_bytes(b"not an image")
+    with pytest.raises(DatasetError, match="must be free of errors to be planned, got 2"):
+        pipeline.plan(data, workspace, DATA, PLANNING, Silent())
+    assert not workspace.plan.exists()
+
+
+@pytest.mark.parametrize(("asked", "chosen"), [(None, "3d_fullres"), ("2d", "2d")])
+def test_choose_configuration(asked: str | None, chosen: str) -> None:
+    plan = plans.plan()
+    both = plan.model_copy(update={"configurations": dict.fromkeys(("2d", "3d_fullres"), _any(plan.configurations))})
+    assert pipeline.choose_configuration(both, asked) == chosen
+    with pytest.raises(PlanError, match="must be one of 2d, 3d_fullres, got 3d"):
+        pipeline.choose_configuration(both, "3d")
+
+
+def _any(configurations: dict) -> object:  # type: ignore[type-arg]
+    return next(iter(configurations.values()))
