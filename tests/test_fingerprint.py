@@ -6,6 +6,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from autoseg.core.errors import DatasetError
+from autoseg.core.geometry import Geometry
 from autoseg.core.labels import declare_labels
 from autoseg.core.progress import Silent
 from autoseg.data.dataset import Case, Dataset
@@ -15,6 +16,7 @@ from autoseg.fingerprint.measure import digest_intensities, measure_case
 
 LABELS = declare_labels({0: "background", 2: "liver", 5: "tumour"})
 SPACING = (2.0, 1.0, 0.5)
+GEOMETRY = Geometry(spacing=SPACING)
 
 
 def _scan(seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -44,7 +46,7 @@ def _write(folder: Path, names: list[str]) -> Dataset:
 
 def test_a_case_is_measured_inside_its_non_zero_box() -> None:
     image, label = _scan()
-    figures = measure_case("a", image, label, SPACING, LABELS, 16).figures
+    figures = measure_case("a", image, label, GEOMETRY, LABELS, 16).figures
     assert figures.shape == (6, 10, 12)
     assert figures.cropped_shape == (4, 7, 12)
     assert figures.foreground_extent_mm == (2 * 2.0, 5 * 1.0, 8 * 0.5)
@@ -52,7 +54,7 @@ def test_a_case_is_measured_inside_its_non_zero_box() -> None:
 
 def test_classes_are_counted_in_voxels_parts_and_volume() -> None:
     image, label = _scan()
-    liver, tumour = measure_case("a", image, label, SPACING, LABELS, 16).figures.classes
+    liver, tumour = measure_case("a", image, label, GEOMETRY, LABELS, 16).figures.classes
     assert (liver.name, liver.num_voxels, liver.num_components, liver.volume_mm3) == ("liver", 78, 1, 78.0)
     assert (tumour.num_voxels, tumour.num_components, tumour.volume_mm3) == (2, 2, 2.0)
     assert liver.mean == pytest.approx([image[channel][label == 2].mean() for channel in (0, 1)])
@@ -62,13 +64,13 @@ def test_classes_are_counted_in_voxels_parts_and_volume() -> None:
 def test_voxels_that_touch_at_a_corner_are_one_part() -> None:
     label = np.zeros((3, 3, 3), dtype=np.uint8)
     label[0, 0, 0] = label[1, 1, 1] = 5
-    figures = measure_case("a", np.ones((1, 3, 3, 3), np.float32), label, SPACING, LABELS, 4).figures
+    figures = measure_case("a", np.ones((1, 3, 3, 3), np.float32), label, GEOMETRY, LABELS, 4).figures
     assert figures.classes[1].num_components == 1
 
 
 def test_a_case_without_foreground_has_no_digest() -> None:
     image, label = _scan()
-    measured = measure_case("a", image, np.zeros_like(label), SPACING, LABELS, 16)
+    measured = measure_case("a", image, np.zeros_like(label), GEOMETRY, LABELS, 16)
     assert measured.digests == ()
     assert measured.figures.foreground_extent_mm == (0, 0, 0)
     assert [entry.num_voxels for entry in measured.figures.classes] == [0, 0]
@@ -79,12 +81,12 @@ def test_an_undeclared_label_is_refused() -> None:
     image, label = _scan()
     label[3, 3, 3] = 7
     with pytest.raises(ValueError, match=r"got \(7\.0,\)"):
-        measure_case("a", image, label, SPACING, LABELS, 16)
+        measure_case("a", image, label, GEOMETRY, LABELS, 16)
 
 
 def test_an_image_of_zeros_is_not_cropped() -> None:
     image, label = _scan()
-    assert measure_case("a", image * 0, label, SPACING, LABELS, 16).figures.cropped_shape == (6, 10, 12)
+    assert measure_case("a", image * 0, label, GEOMETRY, LABELS, 16).figures.cropped_shape == (6, 10, 12)
 
 
 @pytest.mark.parametrize("num_values", [3, 16, 5000])

@@ -73,6 +73,12 @@ def image_suffix(path: Path) -> str | None:
     return next((suffix for suffix in IMAGE_SUFFIXES if name.endswith(suffix) and name != suffix), None)
 
 
+def left_right_axis(geometry: Geometry) -> int:
+    """Return the array axis, (z, y, x) = (0, 1, 2), that is closest to the patient's left-right direction."""
+    along_world_x = np.abs(geometry.direction[:3])
+    return 2 - int(np.argmax(along_world_x))
+
+
 def case_stem(path: Path) -> str:
     """Return a file's name without the suffix of its format; other dots belong to the name."""
     suffix = image_suffix(path)

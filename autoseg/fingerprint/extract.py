@@ -137,7 +137,7 @@ def _read_and_measure(case: Case, job: _Job) -> MeasuredCase:
             "Re-export the label."
         )
     try:
-        return measure_case(case.name, image.array, label.array, image.geometry.spacing, job.labels, job.num_quantiles)
+        return measure_case(case.name, image.array, label.array, image.geometry, job.labels, job.num_quantiles)
     except ValueError as error:
         raise DatasetError(f"{case.label}: {error}. Declare the value or correct the label.") from None
 

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from autoseg.core.geometry import bounding_box, box_slices
+from autoseg.core.geometry import Geometry, bounding_box, box_slices
 from autoseg.core.labels import Labels
+from autoseg.data.image import left_right_axis
 from autoseg.fingerprint.schema import CaseFingerprint, ClassFingerprint
 
 MAX_SORTED_VOXELS = 1_000_000
@@ -45,7 +46,7 @@ def measure_case(
     name: str,
     image: NDArray[np.float32],
     label: NDArray[np.integer],
-    spacing: tuple[float, float, float],
+    geometry: Geometry,
     labels: Labels,
     num_quantiles: int,
 ) -> MeasuredCase:
@@ -55,13 +56,14 @@ def measure_case(
         name: Of the case.
         image: float32 (C, Z, Y, X), finite.
         label: Label values as in the file, (Z, Y, X), on the grid of the image.
-        spacing: (z, y, x), in mm.
+        geometry: Of the image.
         labels: Classes.
         num_quantiles: Size of a digest.
 
     Raises:
         ValueError: If the label map holds a value of no class.
     """
+    spacing = geometry.spacing
     crop = box_slices(bounding_box((image != 0).any(axis=0)))
     z, y, x = (part.stop - part.start for part in crop)
     cropped, values = image[:, *crop], label[crop]
@@ -76,6 +78,7 @@ def measure_case(
         shape=label.shape,
         cropped_shape=(z, y, x),
         spacing=spacing,
+        left_right_axis=left_right_axis(geometry),
         foreground_extent_mm=(extent[0], extent[1], extent[2]),
         classes=_measure_classes(region, indices, spacing, labels),
     )

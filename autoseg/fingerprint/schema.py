@@ -43,6 +43,7 @@ class CaseFingerprint(Record):
         shape: As stored, (z, y, x), in voxels.
         cropped_shape: Of the box around all voxels that are non-zero in any channel, (z, y, x), in voxels.
         spacing: (z, y, x), in mm.
+        left_right_axis: Axis of the array along which the patient's left and right lie, 0 to 2; None if not known.
         foreground_extent_mm: Size of the box around all foreground, (z, y, x); zeros if there is none.
         classes: Foreground classes, in the order of their indices.
     """
@@ -51,6 +52,7 @@ class CaseFingerprint(Record):
     shape: tuple[int, int, int]
     cropped_shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
+    left_right_axis: int | None
     foreground_extent_mm: tuple[float, float, float]
     classes: tuple[ClassFingerprint, ...]
 

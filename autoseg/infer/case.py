@@ -37,7 +37,7 @@ class Settings:
     Attributes:
         device: Where networks run and tiles are merged; the networks are there.
         precision: In which the networks compute.
-        mirror: Whether the mean over mirror images is taken.
+        mirror: Whether the mean over the mirror images that the configuration allows is taken.
         batch_size: Tiles that a network sees at once.
     """
 
@@ -73,7 +73,7 @@ def segment(
         patch_size=configuration.patch_size,
         step=inference.tile_step,
         gaussian_sigma=inference.gaussian_sigma,
-        mirror=settings.mirror,
+        mirror_axes=configuration.mirror_axes if settings.mirror else (),
         batch_size=settings.batch_size,
     )
     slabs = predict_slabs(model.networks, torch.from_numpy(prepared.array), tiling, settings.device, settings.precision)

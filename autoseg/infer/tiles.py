@@ -32,14 +32,14 @@ class Tiling:
         patch_size: Input of the networks, in voxels; two entries for networks that see slices.
         step: Largest distance of neighbouring tiles, as a share of the patch.
         gaussian_sigma: Of the weight of a tile's voxels, as a share of the patch.
-        mirror: Whether the mean is taken over the tile and its mirror images along all subsets of the patch's axes.
+        mirror_axes: Axes of the patch; the mean is taken over the tile and its mirror images along all their subsets.
         batch_size: Tiles that a network sees at once.
     """
 
     patch_size: Shape
     step: float
     gaussian_sigma: float
-    mirror: bool
+    mirror_axes: tuple[int, ...]
     batch_size: int
 
     @property
@@ -194,9 +194,8 @@ def _mean_logits(networks: Sequence[nn.Module], x_BCZYX: Tensor, tiling: Tiling,
     """Return the mean over networks and mirror images of the logits, float32 (B, C, Z, Y, X)."""
     is_2d = len(tiling.patch_size) == 2
     x = x_BCZYX.squeeze(2) if is_2d else x_BCZYX
-    axes = range(2, x.ndim)
-    counts = range(len(axes) + 1) if tiling.mirror else (0,)
-    mirrors = [subset for count in counts for subset in combinations(axes, count)]
+    axes = [2 + axis for axis in tiling.mirror_axes]
+    mirrors = [subset for count in range(len(axes) + 1) for subset in combinations(axes, count)]
     views = [(network, mirror) for network in networks for mirror in mirrors]
     with torch.inference_mode(), mixed_precision(x.device, precision):
         mean = reduce(torch.add, (_seen_mirrored(network, x, mirror) for network, mirror in views))

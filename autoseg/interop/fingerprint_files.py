@@ -42,7 +42,7 @@ def read_dataset_description(path: Path) -> DescribedDataset:
 def read_fingerprint(path: Path, dataset: DescribedDataset) -> Fingerprint:
     """Read a fingerprint from our `fingerprint.json` or from nnU-Net's `dataset_fingerprint.json`.
 
-    nnU-Net's holds neither case names nor figures of the classes; cases are numbered, figures of classes left out.
+    nnU-Net's holds neither case names nor directions nor figures of the classes; cases are numbered, the rest left out.
 
     Args:
         path: File.
@@ -77,6 +77,7 @@ def _from_nnunet(document: dict[str, Any], dataset: DescribedDataset) -> Fingerp
                 shape=tuple(shape),
                 cropped_shape=tuple(shape),
                 spacing=tuple(spacing),
+                left_right_axis=None,
                 foreground_extent_mm=(0.0, 0.0, 0.0),
                 classes=(),
             )

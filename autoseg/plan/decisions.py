@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from autoseg.core.geometry import Shape, Spacing
 from autoseg.fingerprint.schema import Fingerprint
 from autoseg.plan.cost import multiply_adds, num_parameters, saved_elements
+from autoseg.plan.mirroring import Sides
 from autoseg.plan.overrides import OPTIONS, Overrides
 from autoseg.plan.rulebook import Rulebook
 from autoseg.plan.rules import Rules
@@ -239,6 +240,26 @@ def batch_dice_decision(reasons: Reasons, name: ConfigurationName, *, batch_dice
             reason = "A patch covers much of a case, as no coarse configuration is needed: each has its own Dice."
     decided = reasons.decision("batch_dice", batch_dice, reason, {}, ())
     return decided.model_copy(update={"source": "nnU-Net 2.8.1, experiment planner"})
+
+
+def told_apart(sides: Sides) -> str:
+    """Return in words which classes mirroring would confuse, and what follows."""
+    left, right = sides.pairs[0]
+    more = f" (and {len(sides.pairs) - 1} more pairs)" if len(sides.pairs) > 1 else ""
+    what = (
+        "the scans do not agree, or do not say, which axis is left-right: no axis is mirrored"
+        if sides.axis is None
+        else "the left-right axis is not mirrored"
+    )
+    return f"classes {left} and {right}{more} are told apart by side alone; {what}."
+
+
+def mirror_decision(reasons: Reasons, configuration: ConfigurationPlan, sides: Sides) -> Decision:
+    """Return why patches are mirrored along their axes, or not."""
+    text = told_apart(sides) if sides.pairs else "no two classes are told apart by side alone; all axes are mirrored."
+    inputs = {"pairs of classes": sides.pairs, "left-right axis, transposed": sides.axis}
+    decided = reasons.decision("mirror_axes", configuration.mirror_axes, text[0].upper() + text[1:], inputs, ())
+    return decided.model_copy(update={"source": "autoseg: a mirrored left kidney looks like a right one"})
 
 
 def cost_decision(reasons: Reasons, configuration: ConfigurationPlan) -> Decision:

@@ -1,5 +1,6 @@
 """From a fingerprint to a plan: the rules in their order."""
 
+import logging
 import math
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -11,6 +12,7 @@ from autoseg.core.geometry import Spacing
 from autoseg.core.labels import Labels
 from autoseg.fingerprint.schema import Fingerprint
 from autoseg.plan import decisions as why
+from autoseg.plan.mirroring import Sides, find_sides, mirror_axes
 from autoseg.plan.normalization import normalization, resampling
 from autoseg.plan.overrides import Overrides, apply_overrides
 from autoseg.plan.rulebook import Rulebook
@@ -25,6 +27,8 @@ from autoseg.plan.schema import (
 )
 from autoseg.plan.sizing import FittedNetwork, batch_size, budget, fit_network, fixed_network
 from autoseg.plan.spacing import coarser_spacing, median_shape, target_spacing, transpose_order
+
+_logger = logging.getLogger(__name__)
 
 
 class DatasetDescription(Protocol):
@@ -59,6 +63,7 @@ class _Subject:
 
     normalization: tuple[ChannelNormalization, ...]
     num_classes: int
+    sides: Sides
     reasons: why.Reasons
 
 
@@ -101,7 +106,10 @@ def make_plan(
     normalized = normalization(dataset.channels, fingerprint.intensities, relative_size, rules.inferred.normalization)
     fullres, transpose, decisions = _fullres_grid(fingerprint, reasons)
     decisions.append(why.normalization_decision(reasons, normalized, relative_size))
-    configurations, more = _configurations(fullres, _Subject(normalized, dataset.labels.num_classes, reasons))
+    sides = find_sides(dataset.labels, fingerprint, transpose)
+    configurations, more = _configurations(fullres, _Subject(normalized, dataset.labels.num_classes, sides, reasons))
+    if sides.pairs:
+        _logger.info("%s: %s", dataset.name, why.told_apart(sides))
     blueprint = rules.blueprint
     return Plan(
         made_from={"fingerprint": fingerprint.digest(), "rules": rulebook.digest},
@@ -179,6 +187,7 @@ def _configurations(
     for name, entry in planned.items():
         last = (
             why.batch_dice_decision(subject.reasons, name, batch_dice=entry.plan.batch_dice),
+            why.mirror_decision(subject.reasons, entry.plan, subject.sides),
             why.cost_decision(subject.reasons, entry.plan),
         )
         decisions += [why.for_configuration(decision, name) for decision in (*entry.decisions, *last)]
@@ -197,6 +206,7 @@ def _configuration(grid: _Grid, subject: _Subject, *, batch_dice: bool) -> _Plan
         patch_size=fitted.patch_size,
         batch_size=batch_size(fitted.elements, fitted.patch_size, grid.dataset_voxels, allowed, inferred.batch_size),
         batch_dice=batch_dice,
+        mirror_axes=mirror_axes(len(grid.spacing), subject.sides),
         normalization=subject.normalization,
         resampling=resampling(inferred.resampling),
         network=fitted.network,

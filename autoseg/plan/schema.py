@@ -94,6 +94,7 @@ class ConfigurationPlan(Record):
         patch_size: Input of the network, in voxels; two entries for `2d`.
         batch_size: Patches per step.
         batch_dice: Whether the Dice loss pools the batch before it divides.
+        mirror_axes: Axes of the patch along which training and prediction may mirror it.
         normalization: One entry per channel.
         resampling: How arrays change their spacing.
         network: Specification of the network.
@@ -105,6 +106,7 @@ class ConfigurationPlan(Record):
     patch_size: tuple[int, ...]
     batch_size: int
     batch_dice: bool
+    mirror_axes: tuple[int, ...]
     normalization: tuple[ChannelNormalization, ...]
     resampling: ResamplingPlan
     network: NetworkPlan

@@ -11,7 +11,7 @@ Source:
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -160,6 +160,14 @@ def source_shape(draws: list[AugmentationDraw], patch_size: tuple[int, ...]) -> 
             extent = np.abs(np.asarray(draw.matrix)) @ (np.asarray(patch_size) - 1)
             needed.append(tuple(math.ceil(size) + 1 for size in extent))
     return tuple(int(size) for size in np.max(needed, axis=0))
+
+
+def mirrored_along(draws: list[AugmentationDraw], axes: tuple[int, ...]) -> list[AugmentationDraw]:
+    """Return the draws without mirroring along other axes than these."""
+    return [
+        replace(draw, mirrored=tuple(flipped and axis in axes for axis, flipped in enumerate(draw.mirrored)))
+        for draw in draws
+    ]
 
 
 def apply_augmentation(

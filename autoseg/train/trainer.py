@@ -9,7 +9,7 @@ from autoseg.core.errors import TrainingError
 from autoseg.network.device import Precision, best_precision, choose_device, mixed_precision
 from autoseg.network.unet import UNet
 from autoseg.plan.schema import ConfigurationPlan, TrainingPlan
-from autoseg.train.augment import apply_augmentation
+from autoseg.train.augment import apply_augmentation, mirrored_along
 from autoseg.train.loss import supervised_loss
 from autoseg.train.record import TrainingState
 from autoseg.train.sampling import Batch
@@ -62,7 +62,8 @@ class Trainer:
     def step(self, batch: Batch, rate: float, step: int) -> Tensor:
         """Learn from a batch; return its loss."""
         images, labels = self.to_device(batch)
-        images, labels = apply_augmentation(images, labels, batch.draws, self.configuration.patch_size)
+        draws = mirrored_along(batch.draws, self.configuration.mirror_axes)
+        images, labels = apply_augmentation(images, labels, draws, self.configuration.patch_size)
         images = _blank_outside(images, labels, self.configuration)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

@@ -12,6 +12,7 @@ from autoseg.data.image import (
     case_stem,
     image_suffix,
     label_values,
+    left_right_axis,
     read_header,
     read_image,
     read_label,
@@ -23,6 +24,29 @@ from tests.data.making import OBLIQUE, SHAPE, label_map, scan, shorten, write, w
 GEOMETRY = Geometry(spacing=(3.0, 1.25, 1.5), origin=(10.0, -20.0, 5.0), direction=OBLIQUE)
 FLAT = Geometry(spacing=(1.0, 1.25, 1.5), origin=(10.0, -20.0, 0.0), dimensions=2)
 PICTURE = Geometry(spacing=(1.0, 1.0, 1.0), dimensions=2)
+
+
+@pytest.mark.parametrize(
+    ("direction", "axis"),
+    [
+        ((1, 0, 0, 0, 1, 0, 0, 0, 1), 2),
+        ((-1, 0, 0, 0, -1, 0, 0, 0, 1), 2),
+        ((0, 0, -1, 1, 0, 0, 0, -1, 0), 0),
+        ((0, 1, 0, 1, 0, 0, 0, 0, -1), 1),
+        ((0.6, -0.8, 0, 0.8, 0.6, 0, 0, 0, 1), 1),
+        (OBLIQUE, 2),
+    ],
+)
+def test_left_and_right_lie_along_the_axis_closest_to_the_worlds_x(direction: tuple[float, ...], axis: int) -> None:
+    assert left_right_axis(Geometry(spacing=(3.0, 1.25, 1.5), direction=direction)) == axis
+
+
+def test_a_files_left_right_axis_is_that_of_its_array(tmp_path: Path) -> None:
+    """nibabel indexes (i, j, k), the array is (k, j, i): left-right along j is axis 1 of the array, along k axis 0."""
+    for number, affine in enumerate((np.eye(4)[[1, 0, 2, 3]], np.eye(4)[[2, 1, 0, 3]])):
+        path = tmp_path / f"{number}.nii.gz"
+        nib.save(nib.Nifti1Image(np.zeros((3, 4, 5), np.float32), affine), path)
+        assert left_right_axis(read_image([path]).geometry) == (1, 0)[number]
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -31,7 +33,8 @@ class Recorder(Echo):
 
 
 def _tiling(patch_size: Shape, *, mirror: bool = False, batch_size: int = 1) -> Tiling:
-    return Tiling(patch_size=patch_size, step=0.5, gaussian_sigma=0.125, mirror=mirror, batch_size=batch_size)
+    axes = tuple(range(len(patch_size))) if mirror else ()
+    return Tiling(patch_size=patch_size, step=0.5, gaussian_sigma=0.125, mirror_axes=axes, batch_size=batch_size)
 
 
 def _image(*shape: int, seed: int = 0) -> Tensor:
@@ -121,6 +124,19 @@ def test_every_mirror_image_is_seen() -> None:
     recorder = Recorder()
     predict_logits([recorder], _image(1, 8, 8, 8), _tiling((8, 8, 8), mirror=True), CPU, "float32")
     assert len(recorder.seen) == 8
+
+
+@pytest.mark.parametrize(("patch", "forbidden"), [((8, 8, 8), 2), ((8, 8, 8), 0), ((8, 8), 1)])
+def test_a_forbidden_axis_is_not_mirrored(patch: Shape, forbidden: int) -> None:
+    """Mirroring the scan along the other axes mirrors the logits; along the forbidden one it does not."""
+    unet, image = _network(len(patch)), _image(1, 8, 8, 8)
+    allowed = tuple(axis for axis in range(len(patch)) if axis != forbidden)
+    tiling = replace(_tiling(patch), mirror_axes=allowed)
+    straight = predict_logits([unet], image, tiling, CPU, "float32")
+    for axis in range(len(patch)):
+        along = axis + 4 - len(patch)
+        flipped = predict_logits([unet], image.flip(along), tiling, CPU, "float32").flip(along)
+        assert torch.allclose(flipped, straight, atol=1e-5) == (axis != forbidden)
 
 
 @pytest.mark.parametrize(("num_axes", "patch"), [(3, (8, 8, 8)), (2, (8, 8))])

@@ -42,6 +42,7 @@ def fingerprint_of(
                 shape=(shape[0], shape[1], shape[2]),
                 cropped_shape=(shape[0], shape[1], shape[2]),
                 spacing=(spacing[0], spacing[1], spacing[2]),
+                left_right_axis=2,
                 foreground_extent_mm=(0.0, 0.0, 0.0),
                 classes=(),
             )

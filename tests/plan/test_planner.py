@@ -53,6 +53,31 @@ def test_slices_stored_along_another_axis_are_turned() -> None:
     assert plan.configurations["2d"].median_shape == (256, 256)
 
 
+def test_left_and_right_classes_are_not_mirrored_into_each_other(caplog: pytest.LogCaptureFixture) -> None:
+    kidneys = describe("abdomen", ["MRI"], ["background", "left kidney", "right kidney"])
+    with caplog.at_level("INFO", logger="autoseg"):
+        plan = make_plan(LARGE, kidneys, RULEBOOK)
+    assert {name: chosen.mirror_axes for name, chosen in plan.configurations.items()} == {
+        "2d": (0,),
+        "3d_fullres": (0, 1),
+        "3d_lowres": (0, 1),
+        "3d_cascade_fullres": (0, 1),
+    }
+    reason = "classes left kidney and right kidney are told apart by side alone; the left-right axis is not mirrored"
+    assert reason in caplog.text
+    decided = [entry for entry in plan.decisions if entry.name == "mirror_axes"]
+    assert [entry.configuration for entry in decided] == list(plan.configurations)
+    assert all(reason in entry.reason[0].lower() + entry.reason[1:] for entry in decided)
+
+
+def test_other_classes_are_mirrored_along_all_axes(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="autoseg"):
+        plan = make_plan(SMALL, DATASET, RULEBOOK)
+    assert plan.configurations["2d"].mirror_axes == (0, 1)
+    assert plan.configurations["3d_fullres"].mirror_axes == (0, 1, 2)
+    assert "side alone" not in caplog.text
+
+
 def test_the_recipe_comes_from_the_blueprint_and_the_preset() -> None:
     default, cpu = make_plan(SMALL, DATASET, RULEBOOK), make_plan(SMALL, DATASET, RULEBOOK, "cpu")
     assert (default.training.optimizer, cpu.training.optimizer) == ("sgd", "adamw")

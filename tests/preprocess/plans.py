@@ -53,6 +53,7 @@ def configuration(
         patch_size=patch_size,
         batch_size=2,
         batch_dice=False,
+        mirror_axes=tuple(range(len(patch_size))),
         normalization=tuple(channels),
         resampling=RESAMPLING,
         network=network(len(patch_size), len(channels), num_outputs),

@@ -16,6 +16,7 @@ from autoseg.train.augment import (
     centre_crop,
     draw_augmentation,
     is_slicewise,
+    mirrored_along,
     source_shape,
 )
 from tests.train.plans import augmentation
@@ -138,6 +139,13 @@ def test_mirroring_keeps_image_and_label_in_step(mirrored: tuple[bool, ...]) -> 
     assert torch.equal(changed_labels[0], labels[0].flip(axes))
     assert torch.equal(changed[1], images[1])
     assert torch.equal(changed_labels[1], labels[1])
+
+
+def test_only_allowed_axes_are_mirrored() -> None:
+    draws = [_draw(3, 1, mirrored=(True, True, False), noise_std=0.1), _draw(3, 1, mirrored=(False, True, True))]
+    first, second = mirrored_along(draws, (0, 2))
+    assert first == dataclasses.replace(draws[0], mirrored=(True, False, False))
+    assert second == dataclasses.replace(draws[1], mirrored=(False, False, True))
 
 
 def test_noise_has_its_standard_deviation_and_its_seed() -> None:
