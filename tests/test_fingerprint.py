@@ -68,6 +68,17 @@ def test_voxels_that_touch_at_a_corner_are_one_part() -> None:
     assert figures.classes[1].num_components == 1
 
 
+def test_ignored_voxels_are_not_measured() -> None:
+    image, label = _scan()
+    label[2, 3, 3] = label[1, 2, 0] = 9
+    labels = LABELS.model_copy(update={"ignored": 9})
+    measured = measure_case("a", image, label, GEOMETRY, labels, 16)
+    assert [entry.num_voxels for entry in measured.figures.classes] == [77, 2]
+    assert measured.figures.foreground_extent_mm == (2 * 2.0, 5 * 1.0, 8 * 0.5)
+    expected = [channel[np.isin(label, (2, 5))].mean() for channel in image]
+    assert [digest.mean for digest in measured.digests] == pytest.approx(expected)
+
+
 def test_a_case_without_foreground_has_no_digest() -> None:
     image, label = _scan()
     measured = measure_case("a", image, np.zeros_like(label), GEOMETRY, LABELS, 16)

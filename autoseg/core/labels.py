@@ -5,6 +5,9 @@ from numpy.typing import NDArray
 
 from autoseg.core.artefact import Record
 
+IGNORE = "ignore"
+"""Name of the value of voxels that are not annotated."""
+
 
 class LabelClass(Record):
     """A class: its name and its value in label files."""
@@ -16,10 +19,16 @@ class LabelClass(Record):
 class Labels(Record):
     """The classes of a dataset; index 0 is the background, the rest follows in ascending value.
 
-    Class indices, 0 to `num_classes` - 1, are what networks, losses and metrics see. Values are what files hold.
+    Class indices, 0 to `num_classes` - 1, are what networks, losses and metrics see. Values are what files hold. Voxels
+    without annotation are no class; in arrays of class indices they hold `num_classes`.
+
+    Attributes:
+        classes: Background first.
+        ignored: Value of voxels that are not annotated; None where all are.
     """
 
     classes: tuple[LabelClass, ...]
+    ignored: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -37,30 +46,35 @@ class Labels(Record):
         return tuple(label.value for label in self.classes)
 
     @property
+    def declared_values(self) -> tuple[int, ...]:
+        """What label files may hold: the value of each class index and, after them, of voxels without annotation."""
+        return self.values if self.ignored is None else (*self.values, self.ignored)
+
+    @property
     def dtype(self) -> np.dtype[np.generic]:
-        """Smallest integer type that holds every value."""
+        """Smallest integer type that holds the value of every class."""
         lowest, highest = min(self.values), max(self.values)
         return np.min_scalar_type(highest if lowest >= 0 else min(lowest, -highest - 1))
 
     def undeclared(self, values: NDArray[np.generic]) -> tuple[float, ...]:
-        """Return the distinct entries of an array that are no value of a class, in ascending order."""
+        """Return the distinct entries of an array that are not declared, in ascending order."""
         present = np.unique(values)
-        return tuple(float(value) for value in present[~np.isin(present, self.values)])
+        return tuple(float(value) for value in present[~np.isin(present, self.declared_values)])
 
     def to_indices(self, values: NDArray[np.generic]) -> NDArray[np.uint16]:
-        """Return the class index of every voxel.
+        """Return the class index of every voxel, `num_classes` where it is not annotated.
 
         Args:
             values: Label values as in files, any shape, any numeric type.
 
         Raises:
-            ValueError: If a value belongs to no class.
+            ValueError: If a value is not declared.
         """
-        order = np.argsort(self.values)
-        ordered = np.asarray(self.values)[order]
-        place = np.minimum(np.searchsorted(ordered, values), self.num_classes - 1)
+        order = np.argsort(self.declared_values)
+        ordered = np.asarray(self.declared_values)[order]
+        place = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
         if (ordered[place] != values).any():
-            raise ValueError(f"label values must be among {self.values}, got {self.undeclared(values)}")
+            raise ValueError(f"label values must be among {self.declared_values}, got {self.undeclared(values)}")
         return order.astype(np.uint16)[place]
 
     def to_values(self, indices: NDArray[np.integer]) -> NDArray[np.integer]:
@@ -71,17 +85,22 @@ class Labels(Record):
 
 
 def declare_labels(names: dict[int, str]) -> Labels:
-    """Return the labels for names by value; value 0, or else the class named background, becomes index 0.
+    """Return the labels for names by value; the class named background, or else value 0, becomes index 0.
 
-    A background that is not declared is added with value 0.
+    A background that is not declared is added with value 0. The name ignore stands for voxels without annotation.
 
     Raises:
-        ValueError: If two classes share a name.
+        ValueError: If two classes share a name, or nothing is left for the background.
     """
     named = dict(names)
+    ignored = next((value for value, name in names.items() if name.lower() == IGNORE), None)
+    if ignored is not None:
+        del named[ignored]
     background = next((value for value, name in named.items() if name.lower() == "background"), 0)
     background_name = named.pop(background, "background")
+    if background == ignored:
+        raise ValueError(f"{IGNORE} must have another value than the background, got {ignored} for both")
     if len(set(names.values())) != len(names):
         raise ValueError(f"class names must differ, got {sorted(names.values())}")
     foreground = tuple(LabelClass(name=named[value], value=value) for value in sorted(named))
-    return Labels(classes=(LabelClass(name=background_name, value=background), *foreground))
+    return Labels(classes=(LabelClass(name=background_name, value=background), *foreground), ignored=ignored)

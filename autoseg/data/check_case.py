@@ -55,7 +55,7 @@ def check_labelled(item: CaseToCheck) -> CaseFindings:
     label = _read_label(label_path, problems) if label_header else None
     values = label_values(label.array) if label else ()
     problems += _check_values(label_path, values, item.labels)
-    has_foreground = any(value != item.labels.values[0] for value in values)
+    has_foreground = any(value in item.labels.values[1:] for value in values)
     constant: list[bool] = []
     digest: str | None = ""
     for path, header in zip(case.images, headers, strict=True):
@@ -139,13 +139,13 @@ def _check_grids(case: Case, headers: Sequence[Header | None], label: Header | N
 def _check_values(path: Path, values: Sequence[int], labels: Labels) -> Iterator[Problem]:
     if not values:
         return
-    if unknown := [value for value in values if value not in labels.values]:
+    if unknown := [value for value in values if value not in labels.declared_values]:
         shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
-        message = f"label values must be among the declared {_listed(labels.values)}, got also {shown}"
+        message = f"label values must be among the declared {_listed(labels.declared_values)}, got also {shown}"
         remedy = "Declare these values in dataset.json, or remove them from the label map"
         yield _problem("error", "labels", path, message, remedy)
-    elif set(values) == {labels.values[0]}:
-        message = f"a label map should hold a class besides the background, got {values[0]} everywhere"
+    elif not set(values).intersection(labels.values[1:]):
+        message = f"a label map should hold a class besides the background, got {_listed(values)} everywhere"
         yield _problem("warning", "empty-label", path, message, "Keep it if nothing is to be found in this scan")
 
 

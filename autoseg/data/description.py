@@ -40,8 +40,7 @@ def read_description(path: Path) -> Description:
     """Read a `dataset.json`.
 
     Raises:
-        DatasetError: If it is not JSON, breaks its dialect, or asks for what autoseg does not do (regions, a class to
-            be ignored).
+        DatasetError: If it is not JSON, breaks its dialect, or asks for regions, which autoseg does not do.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -83,14 +82,10 @@ def _labels(path: Path, declared: object) -> Labels:
                 f"{path}: label values must differ, got {value} for {by_value[value]} and {name}. Repair it."
             )
         by_value[value] = name
-    if "ignore" in (name.lower() for name in by_value.values()):
-        raise DatasetError(
-            f"{path}: every class must be learnt, got the label ignore. It is not supported yet: remove it."
-        )
     try:
         labels = declare_labels(by_value)
     except ValueError as error:
-        raise DatasetError(f"{path}: {error}. Rename one of them.") from None
+        raise DatasetError(f"{path}: {error}. Correct the labels.") from None
     if not labels.foreground:
         raise DatasetError(f"{path}: labels must hold a class besides the background, got none. Declare it.")
     return labels

@@ -2,8 +2,10 @@
 
 Files of a case in its folder, `<name>` followed by:
     .image.b2nd    float32, (C, Z, Y, X)
-    .label.b2nd    int8 or int16, (Z, Y, X): class indices, `OUTSIDE` outside the non-zero mask
-    .voxels.npz    int32, (n, 3) per foreground class: positions of some of its voxels
+    .label.b2nd    int8 or int16, (Z, Y, X): class indices, `OUTSIDE` outside the non-zero mask, the number of classes
+                   where nothing is annotated
+    .voxels.npz    int32, (n, 3) per foreground class: positions of some of its voxels; where some are not
+                   annotated, also positions of some that are
     .json          `CaseProperties`, written last: a case without it does not exist
 """
 
@@ -34,6 +36,9 @@ BLOCK_VOXELS = 2**15
 MIN_VOXELS_KEPT, SHARE_KEPT = 10_000, 0.01
 """Positions kept per class: as many as the larger of the two allows."""
 
+_ANNOTATED = "annotated"
+"""Key of the positions of annotated voxels, beside those of the classes by index."""
+
 
 class LazyArray(Protocol):
     """An array on disk or in memory that gives the part that is asked for."""
@@ -56,6 +61,7 @@ class CaseProperties(Artefact):
         cropped_spacing: Spacing before resampling, transposed axes, in mm.
         stored_shape: Shape after resampling.
         num_voxels_per_class: Voxels of each class index in the stored label; empty without a label.
+        num_ignored_voxels: Voxels of the stored label that are not annotated.
     """
 
     name: str
@@ -67,6 +73,7 @@ class CaseProperties(Artefact):
     cropped_spacing: tuple[float, float, float]
     stored_shape: tuple[int, int, int]
     num_voxels_per_class: tuple[int, ...] = ()
+    num_ignored_voxels: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,9 @@ def write_case(
     _write_array(files.label, np.ascontiguousarray(label, dtype=narrow), patch)
     voxels = _sample_voxels(label, num_classes, properties.name)
     named: dict[str, Any] = {str(index): positions for index, positions in voxels.items()}
+    if properties.num_ignored_voxels:
+        annotated = np.flatnonzero((label >= 0) & (label < num_classes))
+        named[_ANNOTATED] = _draw_positions(annotated, label.shape, properties.name, 0)
     with replacing(files.voxels) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **named)
     properties.save(files.properties)
@@ -178,10 +188,23 @@ def foreground_voxels(folder: Path, name: str, label: int) -> NDArray[np.int32]:
     Raises:
         ArtefactError: If the file is missing or damaged.
     """
+    return _read_positions(folder, name, str(label))
+
+
+def annotated_voxels(folder: Path, name: str) -> NDArray[np.int32]:
+    """Read positions of annotated voxels in a stored case that has others too, (n, 3); none if nothing is annotated.
+
+    Raises:
+        ArtefactError: If the file is missing or damaged.
+    """
+    return _read_positions(folder, name, _ANNOTATED)
+
+
+def _read_positions(folder: Path, name: str, key: str) -> NDArray[np.int32]:
     path = _case_files(folder, name).voxels
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            found: NDArray[np.int32] = archive[str(label)] if str(label) in archive else np.empty((0, 3), np.int32)
+            found: NDArray[np.int32] = archive[key] if key in archive else np.empty((0, 3), np.int32)
             return found
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from None
@@ -212,12 +235,15 @@ def _sample_voxels(label: NDArray[np.integer], num_classes: int, name: str) -> d
     voxels = {}
     for index in range(1, num_classes):
         places = foreground[classes == index]
-        if places.size == 0:
-            continue
-        kept = max(min(MIN_VOXELS_KEPT, places.size), math.ceil(SHARE_KEPT * places.size))
-        drawn = np.sort(generator(0, "voxels", name, index).choice(places, kept, replace=False))
-        voxels[index] = np.stack(np.unravel_index(drawn, label.shape), axis=1).astype(np.int32)
+        if places.size:
+            voxels[index] = _draw_positions(places, label.shape, name, index)
     return voxels
+
+
+def _draw_positions(places: NDArray[np.integer], shape: Shape, name: str, index: int) -> NDArray[np.int32]:
+    kept = max(min(MIN_VOXELS_KEPT, places.size), math.ceil(SHARE_KEPT * places.size))
+    drawn = np.sort(generator(0, "voxels", name, index).choice(places, kept, replace=False))
+    return np.stack(np.unravel_index(drawn, shape), axis=1).astype(np.int32)
 
 
 def _write_array(path: Path, array: NDArray[Any], patch: Shape) -> None:

@@ -68,6 +68,16 @@ def overlaps(prediction: NDArray[np.integer], reference: NDArray[np.integer], nu
     )
 
 
+def blank_ignored(
+    prediction: NDArray[np.integer], reference: NDArray[np.integer], num_classes: int
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Return prediction and reference with background where the reference is not annotated (holds `num_classes`)."""
+    ignored = reference == num_classes
+    if not ignored.any():
+        return prediction, reference
+    return np.where(ignored, 0, prediction), np.where(ignored, 0, reference)
+
+
 def confusion_matrix(
     prediction: NDArray[np.integer], reference: NDArray[np.integer], num_classes: int
 ) -> NDArray[np.int64]:

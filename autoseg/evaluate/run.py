@@ -13,7 +13,7 @@ from autoseg.core.parallel import parallel_map
 from autoseg.core.progress import Progress, Silent
 from autoseg.data.image import LabelImage, label_values, read_label
 from autoseg.data.problem import Problem, UnusableFileError
-from autoseg.evaluate.metrics import overlaps, volume_ml
+from autoseg.evaluate.metrics import blank_ignored, overlaps, volume_ml
 from autoseg.evaluate.pairs import Pair, grid_problems, pair_files, problem, refuse
 from autoseg.evaluate.scores import CaseScores, ClassScores, Evaluation, summarise
 from autoseg.evaluate.surface import surface_distances
@@ -104,15 +104,15 @@ def _score_files(pair: Pair, labels: Labels, tolerance_mm: float) -> CaseScores 
     name, *paths = pair
     maps: list[LabelImage] = []
     problems: list[Problem] = []
-    for path in paths:
+    for path, allowed in zip(paths, (labels.values, labels.declared_values), strict=True):
         try:
             label = read_label(path)
         except UnusableFileError as error:
             problems.append(error.problem)
             continue
         maps.append(label)
-        if unknown := sorted(set(label_values(label.array)) - set(labels.values)):
-            message = f"label values must be among {labels.values}, got {', '.join(map(str, unknown))}"
+        if unknown := sorted(set(label_values(label.array)) - set(allowed)):
+            message = f"label values must be among {allowed}, got {', '.join(map(str, unknown))}"
             problems.append(problem("undeclared", path, message, "Declare these values as classes, or correct them"))
     if problems:
         return tuple(problems)
@@ -128,12 +128,12 @@ def score_case(
     labels: Labels,
     tolerance_mm: float = DEFAULT_TOLERANCE_MM,
 ) -> CaseScores:
-    """Return the scores of one case in every foreground class.
+    """Return the scores of one case in every foreground class; voxels that are not annotated count as background.
 
     Args:
         name: Of the case.
         prediction: Class indices, (Z, Y, X).
-        reference: Class indices of the same shape.
+        reference: Class indices of the same shape, `labels.num_classes` where nothing is annotated.
         spacing_mm: (z, y, x), in mm.
         labels: Classes to score.
         tolerance_mm: Of the surface Dice, in mm.
@@ -141,6 +141,7 @@ def score_case(
     Raises:
         ValueError: If the shapes differ or an index is no class.
     """
+    prediction, reference = blank_ignored(prediction, reference, labels.num_classes)
     found = overlaps(prediction, reference, labels.num_classes)
     classes = {}
     for index, label in enumerate(labels.foreground, start=1):

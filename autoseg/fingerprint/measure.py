@@ -68,6 +68,8 @@ def measure_case(
     z, y, x = (part.stop - part.start for part in crop)
     cropped, values = image[:, *crop], label[crop]
     is_foreground = values != labels.values[0]
+    if labels.ignored is not None:
+        is_foreground &= values != labels.ignored
     box = box_slices(bounding_box(is_foreground))
     has_foreground = bool(is_foreground[box].any())
     indices = labels.to_indices(values[box]) if has_foreground else np.zeros((0, 0, 0), dtype=np.uint16)
@@ -84,7 +86,7 @@ def measure_case(
     )
     if not has_foreground:
         return MeasuredCase(figures, ())
-    inside = indices > 0
+    inside = (indices > 0) & (indices < labels.num_classes)
     return MeasuredCase(figures, tuple(digest_intensities(channel[inside], num_quantiles) for channel in region))
 
 

@@ -62,7 +62,7 @@ class _Subject:
     """What all configurations of a plan share."""
 
     normalization: tuple[ChannelNormalization, ...]
-    num_classes: int
+    labels: Labels
     sides: Sides
     reasons: why.Reasons
 
@@ -107,7 +107,7 @@ def make_plan(
     fullres, transpose, decisions = _fullres_grid(fingerprint, reasons)
     decisions.append(why.normalization_decision(reasons, normalized, relative_size))
     sides = find_sides(dataset.labels, fingerprint, transpose)
-    configurations, more = _configurations(fullres, _Subject(normalized, dataset.labels.num_classes, sides, reasons))
+    configurations, more = _configurations(fullres, _Subject(normalized, dataset.labels, sides, reasons))
     if sides.pairs:
         _logger.info("%s: %s", dataset.name, why.told_apart(sides))
     blueprint = rules.blueprint
@@ -183,7 +183,7 @@ def _configurations(
             full = replace(full, plan=full.plan.model_copy(update={"batch_dice": True}))
             planned["3d_fullres"] = full
             planned["3d_lowres"] = lowres
-            planned["3d_cascade_fullres"] = replace(full, plan=_cascade(full.plan, subject.num_classes))
+            planned["3d_cascade_fullres"] = replace(full, plan=_cascade(full.plan, subject.labels.num_classes))
     for name, entry in planned.items():
         last = (
             why.batch_dice_decision(subject.reasons, name, batch_dice=entry.plan.batch_dice),
@@ -210,6 +210,7 @@ def _configuration(grid: _Grid, subject: _Subject, *, batch_dice: bool) -> _Plan
         normalization=subject.normalization,
         resampling=resampling(inferred.resampling),
         network=fitted.network,
+        has_ignored=subject.labels.ignored is not None,
     )
     return _Planned(
         plan,
@@ -224,7 +225,7 @@ def _configuration(grid: _Grid, subject: _Subject, *, batch_dice: bool) -> _Plan
 def _fitted(grid: _Grid, subject: _Subject) -> FittedNetwork:
     """Return the network for a grid, with the patch of the user or else the largest that fits."""
     rules = subject.reasons.rules
-    counts = (len(subject.normalization), subject.num_classes)
+    counts = (len(subject.normalization), subject.labels.num_classes)
     patch = subject.reasons.overrides.patch_for(len(grid.spacing))
     if patch is not None:
         return fixed_network(grid.spacing, patch, *counts, rules)

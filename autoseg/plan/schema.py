@@ -98,6 +98,7 @@ class ConfigurationPlan(Record):
         normalization: One entry per channel.
         resampling: How arrays change their spacing.
         network: Specification of the network.
+        has_ignored: Whether label maps leave voxels without annotation, which count nowhere.
         previous_stage: Configuration whose predictions are further input channels, one per foreground class.
     """
 
@@ -110,6 +111,7 @@ class ConfigurationPlan(Record):
     normalization: tuple[ChannelNormalization, ...]
     resampling: ResamplingPlan
     network: NetworkPlan
+    has_ignored: bool = False
     previous_stage: ConfigurationName | None = None
 
     @property

@@ -53,7 +53,8 @@ def prepare_case(
     """Return a scan and its label map as training sees them.
 
     Returns:
-        The scan, and class indices, (Z, Y, X), `OUTSIDE` where background lies outside the non-zero mask.
+        The scan, and class indices, (Z, Y, X), `OUTSIDE` where background lies outside the non-zero mask, the number of
+        classes where nothing is annotated.
 
     Raises:
         DatasetError: If the label's shape differs from the image's, or it holds a value that is no class.
@@ -106,7 +107,7 @@ def _prepare(
             "cropped_shape": mask.shape,
             "cropped_spacing": spacing,
             "stored_shape": shape,
-            "num_voxels_per_class": () if indices is None else _count_classes(indices, plan.labels.num_classes),
+            **({} if indices is None else _count_voxels(indices, plan.labels.num_classes)),
         }
     )
     return Prepared(np.ascontiguousarray(prepared), properties), indices
@@ -125,6 +126,7 @@ def _masked_indices(values: NDArray[np.integer], mask: NDArray[np.bool_], plan: 
     return indices
 
 
-def _count_classes(indices: NDArray[np.integer], num_classes: int) -> tuple[int, ...]:
-    counts = np.bincount(indices[indices >= 0], minlength=num_classes)
-    return tuple(int(count) for count in counts)
+def _count_voxels(indices: NDArray[np.integer], num_classes: int) -> dict[str, object]:
+    """Return the voxels of each class, and those without annotation, as the properties of a case name them."""
+    counts = np.bincount(indices[indices >= 0], minlength=num_classes + 1).tolist()
+    return {"num_voxels_per_class": tuple(counts[:num_classes]), "num_ignored_voxels": counts[num_classes]}

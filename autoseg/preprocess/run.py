@@ -77,7 +77,7 @@ def source_digest(case: Case, plan: Plan, configuration: ConfigurationPlan) -> s
                 f"{name}: a file of case {case.name} must be readable, got: {error.strerror}. Check the dataset again."
             ) from None
         files.append((str(name), status.st_size, status.st_mtime_ns))
-    settings = (plan.labels.values, plan.transpose, configuration.data_key, FORMAT_VERSION)
+    settings = (plan.labels.values, plan.labels.ignored, plan.transpose, configuration.data_key, FORMAT_VERSION)
     return digest_of((files, settings))
 
 

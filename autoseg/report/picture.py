@@ -17,7 +17,7 @@ from autoseg.core.artefact import replacing
 from autoseg.core.errors import ArtefactError
 from autoseg.core.labels import Labels
 from autoseg.data.image import Image, LabelImage
-from autoseg.evaluate.metrics import overlaps
+from autoseg.evaluate.metrics import blank_ignored, overlaps
 
 PALETTE = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
 """Colours of the foreground classes, in order; told apart by the colour-blind too (Okabe and Ito 2008)."""
@@ -141,7 +141,8 @@ def _show_classes(panel: Axes, indices: NDArray[np.integer], num_classes: int) -
 def _legend(labels: Labels, indices: dict[str, NDArray[np.uint16]]) -> list[Patch]:
     names = [label.name for label in labels.foreground]
     if len(indices) == 2:
-        scores = overlaps(indices["prediction"], indices["reference"], labels.num_classes)[1:]
+        maps = blank_ignored(indices["prediction"], indices["reference"], labels.num_classes)
+        scores = overlaps(*maps, labels.num_classes)[1:]
         texts = ("in neither" if score.dice is None else f"Dice {score.dice:.3f}" for score in scores)
         names = [f"{name}: {text}" for name, text in zip(names, texts, strict=True)]
     return [Patch(color=colour, label=name) for colour, name in zip(_colours(len(names)), names, strict=True)]

@@ -1,6 +1,7 @@
 """Soft Dice plus cross-entropy, with deep supervision.
 
-Shape letters: B batch, K classes (index 0 is the background), ... spatial axes.
+Shape letters: B batch, K classes (index 0 is the background), ... spatial axes. Labels hold class indices, and K where
+nothing is annotated: such voxels count nowhere.
 """
 
 from collections.abc import Sequence
@@ -10,19 +11,24 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def dice_loss(probabilities: Tensor, labels: Tensor, *, batch_dice: bool, smoothing: float) -> Tensor:
+def dice_loss(
+    probabilities: Tensor, labels: Tensor, *, batch_dice: bool, smoothing: float, has_ignored: bool = False
+) -> Tensor:
     """Return one minus the mean soft Dice of the foreground classes.
 
     Args:
         probabilities: (B, K, ...) float32.
-        labels: (B, ...) int64 class indices.
+        labels: (B, ...) int64.
         batch_dice: Pool the batch before dividing, instead of averaging the samples' Dice.
         smoothing: Added to numerator and denominator.
+        has_ignored: Whether labels may hold K.
 
     Source:
         Milletari et al. 2016, arXiv:1606.04797; Isensee et al. 2021, Methods, loss function.
     """
     foreground = probabilities[:, 1:].flatten(2)
+    if has_ignored:
+        foreground = foreground * (labels.flatten(1) < probabilities.shape[1]).unsqueeze(1)
     classes = torch.arange(1, probabilities.shape[1], device=labels.device).view(1, -1, 1)
     truth = labels.flatten(1).unsqueeze(1) == classes
     pooled = (0, 2) if batch_dice else (2,)
@@ -31,11 +37,21 @@ def dice_loss(probabilities: Tensor, labels: Tensor, *, batch_dice: bool, smooth
     return 1 - ((2 * overlap + smoothing) / (volumes + smoothing)).mean()
 
 
-def dice_and_cross_entropy(logits: Tensor, labels: Tensor, *, batch_dice: bool, smoothing: float) -> Tensor:
-    """Return the sum of Dice loss and mean cross-entropy, computed in float32."""
+def dice_and_cross_entropy(
+    logits: Tensor, labels: Tensor, *, batch_dice: bool, smoothing: float, has_ignored: bool = False
+) -> Tensor:
+    """Return the sum of Dice loss and mean cross-entropy over the annotated voxels, computed in float32."""
     log_probabilities = functional.log_softmax(logits.float(), dim=1)
-    cross_entropy = functional.nll_loss(log_probabilities, labels)
-    return cross_entropy + dice_loss(log_probabilities.exp(), labels, batch_dice=batch_dice, smoothing=smoothing)
+    if has_ignored:
+        num_classes = logits.shape[1]
+        summed = functional.nll_loss(log_probabilities, labels, ignore_index=num_classes, reduction="sum")
+        cross_entropy = summed / (labels < num_classes).sum().clamp(min=1)
+    else:
+        cross_entropy = functional.nll_loss(log_probabilities, labels)
+    dice = dice_loss(
+        log_probabilities.exp(), labels, batch_dice=batch_dice, smoothing=smoothing, has_ignored=has_ignored
+    )
+    return cross_entropy + dice
 
 
 def supervision_weights(num_outputs: int) -> list[float]:
@@ -52,14 +68,17 @@ def supervision_weights(num_outputs: int) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def supervised_loss(logits: Sequence[Tensor], labels: Tensor, *, batch_dice: bool, smoothing: float) -> Tensor:
+def supervised_loss(
+    logits: Sequence[Tensor], labels: Tensor, *, batch_dice: bool, smoothing: float, has_ignored: bool = False
+) -> Tensor:
     """Return the weighted loss over all decoder outputs; labels shrink to each output's grid by nearest neighbour.
 
     Args:
         logits: (B, K, ...) per decoder stage, full resolution first.
-        labels: (B, ...) class indices at full resolution.
+        labels: (B, ...) at full resolution.
         batch_dice: See `dice_loss`.
         smoothing: See `dice_loss`.
+        has_ignored: See `dice_loss`.
     """
     total = logits[0].new_zeros((), dtype=torch.float32)
     for weight, output in zip(supervision_weights(len(logits)), logits, strict=True):
@@ -67,5 +86,8 @@ def supervised_loss(logits: Sequence[Tensor], labels: Tensor, *, batch_dice: boo
             size = output.shape[2:]
             shrunk = functional.interpolate(labels.unsqueeze(1).float(), size=size, mode="nearest-exact")
             target = shrunk.squeeze(1).long()
-            total = total + weight * dice_and_cross_entropy(output, target, batch_dice=batch_dice, smoothing=smoothing)
+            loss = dice_and_cross_entropy(
+                output, target, batch_dice=batch_dice, smoothing=smoothing, has_ignored=has_ignored
+            )
+            total = total + weight * loss
     return total

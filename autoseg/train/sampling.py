@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from autoseg.core.errors import TrainingError
 from autoseg.core.seeding import generator
-from autoseg.data.store import StoredCase, foreground_voxels, open_case, read_patch
+from autoseg.data.store import StoredCase, annotated_voxels, foreground_voxels, open_case, read_patch
 from autoseg.plan.schema import AugmentationPlan
 from autoseg.train.augment import AugmentationDraw, draw_augmentation, source_shape
 
@@ -48,7 +48,7 @@ class Batch:
 
     Attributes:
         images: (B, C, ...) float32, larger than the patch where a sample will be rotated or scaled.
-        labels: (B, ...) int16, class indices, -1 outside the scan.
+        labels: (B, ...) int16, class indices, -1 outside the scan, the number of classes where nothing is annotated.
         draws: Augmentation of each sample; empty for validation.
         cases: Name of each sample's case.
     """
@@ -83,7 +83,10 @@ class PatchSource:
         return Batch(np.stack(images), np.stack(labels), draws, names)
 
     def _draw_centre(self, rng: np.random.Generator, case: StoredCase, sample: int) -> tuple[int, ...]:
-        """Draw the central voxel of a patch: on a class that occurs in the case, or anywhere the patch fits."""
+        """Draw the central voxel of a patch: on a class that occurs in the case, or anywhere the patch fits.
+
+        In a case that is annotated in part, anywhere is where it is annotated.
+        """
         plan = self.plan
         counts = case.properties.num_voxels_per_class
         present = [label for label, count in enumerate(counts) if label > 0 and count > 0]
@@ -91,6 +94,10 @@ class PatchSource:
             chosen = present[rng.integers(len(present))]
             voxels = foreground_voxels(self._folder, case.properties.name, chosen)
             return tuple(int(place) for place in voxels[rng.integers(len(voxels))])
+        if case.properties.num_ignored_voxels:
+            voxels = annotated_voxels(self._folder, case.properties.name)
+            if len(voxels):
+                return tuple(int(place) for place in voxels[rng.integers(len(voxels))])
         patch = (1,) * (3 - len(plan.patch_size)) + plan.patch_size
         return tuple(
             int(rng.integers(size // 2, extent - (size - size // 2) + 1)) if extent > size else extent // 2

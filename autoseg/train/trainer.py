@@ -9,6 +9,7 @@ from autoseg.core.errors import TrainingError
 from autoseg.network.device import Precision, best_precision, choose_device, mixed_precision
 from autoseg.network.unet import UNet
 from autoseg.plan.schema import ConfigurationPlan, TrainingPlan
+from autoseg.train.agreement import class_counts
 from autoseg.train.augment import apply_augmentation, mirrored_along
 from autoseg.train.loss import supervised_loss
 from autoseg.train.record import TrainingState
@@ -97,12 +98,7 @@ class Trainer:
         with mixed_precision(self.device, self.precision):
             logits = network(images)
         loss = self._loss([logits], labels)
-        num_classes = logits.shape[1]
-        truth = labels.clamp(min=0).long().flatten()
-        pairs = torch.bincount(truth * num_classes + logits.argmax(1).flatten(), minlength=num_classes**2)
-        table = pairs.view(num_classes, num_classes)
-        hit = table.diagonal()
-        return loss, torch.stack([hit, table.sum(0) - hit, table.sum(1) - hit])
+        return loss, class_counts(logits, labels.clamp(min=0).long())
 
     def _loss(self, logits: list[Tensor], labels: Tensor) -> Tensor:
         return supervised_loss(
@@ -110,6 +106,7 @@ class Trainer:
             labels.clamp(min=0),
             batch_dice=self.configuration.batch_dice,
             smoothing=self.recipe.dice_smoothing,
+            has_ignored=self.configuration.has_ignored,
         )
 
 

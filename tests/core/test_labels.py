@@ -34,6 +34,19 @@ def test_names_must_differ() -> None:
         declare_labels({0: "background", 1: "organ", 2: "organ"})
 
 
+def test_ignored_voxels_are_no_class() -> None:
+    labels = declare_labels({0: "background", 7: "organ", 3: "Ignore", -1: "vessel"})
+    assert (labels.values, labels.ignored, labels.num_classes) == ((0, -1, 7), 3, 3)
+    assert labels.to_indices(np.array([0, -1, 3, 7])).tolist() == [0, 1, 3, 2]
+    assert labels.declared_values == (0, -1, 7, 3)
+    assert labels.undeclared(np.array([3, 4])) == (4.0,)
+
+
+def test_the_background_cannot_be_ignored() -> None:
+    with pytest.raises(ValueError, match="ignore must have another value than the background, got 0"):
+        declare_labels({0: "ignore", 1: "organ"})
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.int64, np.int32, np.float32, np.float64])
 def test_values_become_indices_and_values_again(dtype: type[np.generic]) -> None:
     values = np.array([[0, 7, -3], [300, 300, 0]]).astype(dtype)

@@ -307,6 +307,18 @@ def test_an_empty_scan_without_anything_labelled_is_a_warning(tmp_path: Path) ->
     assert problems_in(checked(root)) == [("warning", "empty-label"), ("warning", "constant")]
 
 
+def test_voxels_without_annotation_are_no_problem(tmp_path: Path) -> None:
+    assert checked(decathlon(tmp_path, labels={"0": "background", "1": "a", "2": "ignore"})).problems == ()
+
+
+def test_a_label_map_of_background_and_ignored_voxels_is_a_warning(tmp_path: Path) -> None:
+    root = decathlon(tmp_path, labels={"0": "background", "1": "a", "2": "ignore"})
+    write(root / LABEL, label_map(values=(0, 2)))
+    (problem,) = checked(root).problems
+    assert (problem.severity, problem.rule) == ("warning", "empty-label")
+    assert "got 0, 2 everywhere" in problem.message
+
+
 def test_several_labels_of_one_scan_are_a_warning_within_a_group(tmp_path: Path) -> None:
     root = decathlon(tmp_path)
     copy_case(root, label_map(values=(2, 1, 0)))

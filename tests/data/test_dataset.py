@@ -119,6 +119,12 @@ def test_label_values_may_be_any_integers(tmp_path: Path) -> None:
     assert dataset.labels.values == (0, -3, 700)
 
 
+def test_ignore_is_no_class(tmp_path: Path) -> None:
+    labels = opened(decathlon(tmp_path, labels={"background": 0, "a": 1, "ignore": 2})).labels
+    assert [label.name for label in labels.classes] == ["background", "a"]
+    assert labels.ignored == 2
+
+
 def test_a_dataset_is_found_in_the_only_folder(tmp_path: Path) -> None:
     decathlon(tmp_path / "outer" / "inner")
     (tmp_path / "readme.txt").write_text("beside")
@@ -150,7 +156,7 @@ def test_a_dataset_is_saved_and_loaded(tmp_path: Path) -> None:
             {"labels": {"background": 0, "whole": [1, 2]}},
             "a region of several for whole. Regions are not",
         ),
-        ({"labels": {"background": 0, "a": 1, "ignore": 2}}, "got the label ignore"),
+        ({"labels": {"ignore": 0, "a": 1}}, "ignore must have another value than the background"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "label values must differ, got 1 for a and b"),
         ({"labels": {"0": "background", "1": "a", "2": "a"}}, "class names must differ"),
         ({"labels": {"background": 0, "a": "one"}}, "must pair a name and an integer, got 'a': 'one'"),

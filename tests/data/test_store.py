@@ -11,6 +11,7 @@ from autoseg.data import store
 from autoseg.data.store import (
     OUTSIDE,
     CaseProperties,
+    annotated_voxels,
     foreground_voxels,
     open_case,
     read_patch,
@@ -120,6 +121,15 @@ def test_positions_are_capped(
     assert len(np.unique(positions, axis=0)) == expected
     write_case(tmp_path, np.zeros((1, 10, 10, 10), np.float32), label, _properties(label), (4, 4, 4))
     assert np.array_equal(foreground_voxels(tmp_path, "la.003", 1), positions)
+
+
+def test_positions_of_annotated_voxels_are_kept_where_some_are_not(tmp_path: Path) -> None:
+    image, label = _arrays((5, 7, 9))
+    label[:, :, 2:] = 3
+    properties = _properties(label).model_copy(update={"num_ignored_voxels": int((label == 3).sum())})
+    write_case(tmp_path, image, label, properties, (4, 4, 4))
+    assert np.array_equal(annotated_voxels(tmp_path, "la.003"), np.argwhere((label >= 0) & (label < 3)))
+    assert len(foreground_voxels(tmp_path, "la.003", 3)) == 0
 
 
 @pytest.mark.parametrize("suffix", [".json", ".image.b2nd", ".label.b2nd", ".voxels.npz"])

@@ -47,6 +47,31 @@ def message_of(predictions: Path, references: Path) -> str:
     return str(caught.value)
 
 
+def test_only_annotated_voxels_are_scored(tmp_path: Path) -> None:
+    """Half of what is missed and all that is too much lies where nothing is annotated."""
+    labels = declare_labels({1: "organ", 4: "lesion", 9: "ignore"})
+    reference = boxes(slice(0, 4), None)
+    reference[3:] = 9
+    pair = (
+        "a",
+        write(tmp_path / "p.nii.gz", boxes(slice(0, 2), slice(5, 7))),
+        write(tmp_path / "r.nii.gz", reference),
+    )
+    organ, lesion = evaluate_pairs([pair], labels).cases[0].classes.values()
+    assert (organ.true_positives, organ.false_positives, organ.false_negatives) == (32, 0, 16)
+    assert organ.reference_ml == pytest.approx(48 * 2.0 / 1000)
+    assert organ.hd95_mm == pytest.approx(5.0)
+    assert lesion.dice is None
+
+
+def test_a_prediction_that_ignores_is_refused(tmp_path: Path) -> None:
+    labels = declare_labels({1: "organ", 9: "ignore"})
+    ignoring = np.full((8, 10, 10), 9, dtype=np.uint8)
+    pair = ("a", write(tmp_path / "p.nii.gz", ignoring), write(tmp_path / "r.nii.gz", ignoring))
+    with pytest.raises(EvaluationError, match=r"p.nii.gz: label values must be among \(0, 1\), got 9"):
+        evaluate_pairs([pair], labels)
+
+
 def test_folders_scored_by_hand(folders: tuple[Path, Path]) -> None:
     evaluation = evaluate(*folders, LABELS)
 

@@ -57,6 +57,16 @@ def test_foreground_outside_the_mask_is_kept() -> None:
     assert indices[0, 0, 0] == 1
 
 
+def test_ignored_voxels_hold_the_number_of_classes() -> None:
+    array, label = _block()
+    label[2, 4:6, 5:9] = 9
+    made = plan(labels=plan().labels.model_copy(update={"ignored": 9}))
+    prepared, indices = prepare_case(_image(array), _label(label), made, configuration(), "la")
+    assert (indices == 3).sum() == 8
+    assert prepared.properties.num_ignored_voxels == 8
+    assert prepared.properties.num_voxels_per_class == (4 * 6 * 9 - 1 - 16, 0, 8)
+
+
 def test_axes_are_transposed_before_everything() -> None:
     array, label = _block()
     forward = (2, 0, 1)

@@ -52,6 +52,14 @@ def test_overlay_shows_every_class(tmp_path: Path, scan: Image, label: LabelImag
     assert [file.name for file in path.parent.iterdir()] == ["overlay.png"]
 
 
+def test_voxels_without_annotation_are_not_shown(tmp_path: Path, scan: Image, label: LabelImage) -> None:
+    reference = LabelImage(array=np.where(label.array == 0, 9, label.array), geometry=GEOMETRY)
+    labels = LABELS.model_copy(update={"ignored": 9})
+    write_overlay(tmp_path / "sparse.png", scan, reference, label, labels, "case")
+    write_overlay(tmp_path / "whole.png", scan, label, label, LABELS, "case")
+    assert np.array_equal(pixels_of(tmp_path / "sparse.png"), pixels_of(tmp_path / "whole.png"))
+
+
 def test_prediction_changes_the_picture(tmp_path: Path, scan: Image, label: LabelImage) -> None:
     empty = LabelImage(array=np.zeros_like(label.array), geometry=GEOMETRY)
     write_overlay(tmp_path / "full.png", scan, label, label, LABELS, "case")

@@ -69,7 +69,7 @@ def cube_plan(recipe: TrainingPlan | None = None, *, within_mask: bool = False, 
 
 
 def store(folder: Path, name: str, image: NDArray[np.number], label: NDArray[np.integer], num_classes: int) -> None:
-    """Store a case as preprocessing would: image (C, Z, Y, X), label (Z, Y, X)."""
+    """Store a case as preprocessing would: image (C, Z, Y, X), label (Z, Y, X), not annotated where `num_classes`."""
     depth, height, width = label.shape
     properties = CaseProperties(
         name=name,
@@ -81,6 +81,7 @@ def store(folder: Path, name: str, image: NDArray[np.number], label: NDArray[np.
         cropped_spacing=(1, 1, 1),
         stored_shape=(depth, height, width),
         num_voxels_per_class=tuple(int((label == index).sum()) for index in range(num_classes)),
+        num_ignored_voxels=int((label == num_classes).sum()),
     )
     write_case(folder, image.astype(np.float32), label, properties, (8, 8, 8))
 

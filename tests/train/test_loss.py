@@ -70,6 +70,31 @@ def test_foreground_classes_count_alike_and_the_background_not_at_all() -> None:
     assert_close(dice_loss(probabilities, labels, batch_dice=True, smoothing=0.0), torch.tensor(0.5))
 
 
+@pytest.mark.parametrize("batch_dice", [True, False])
+def test_ignored_voxels_count_nowhere(batch_dice: bool) -> None:
+    """Whatever is predicted there, the loss and its gradient are those of the annotated voxels alone."""
+    labels = torch.randint(0, 3, (2, 40), generator=torch.Generator().manual_seed(0))
+    logits = torch.randn((2, 3, 40), generator=torch.Generator().manual_seed(1))
+    alone = dice_and_cross_entropy(logits[..., :30], labels[:, :30], batch_dice=batch_dice, smoothing=SMOOTHING)
+    labels[:, 30:] = 3
+    logits[..., 30:] *= 100
+    logits.requires_grad_()
+    loss = dice_and_cross_entropy(logits, labels, batch_dice=batch_dice, smoothing=SMOOTHING, has_ignored=True)
+    assert_close(loss, alone)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert not gradient[..., 30:].any()
+    assert gradient[..., :30].any()
+
+
+def test_patches_without_annotation_cost_nothing() -> None:
+    labels = torch.full((2, 4, 4), 3, dtype=torch.int16)
+    logits = [torch.randn((2, 3, 4, 4), generator=torch.Generator().manual_seed(1), requires_grad=True)]
+    loss = supervised_loss(logits, labels, batch_dice=True, smoothing=SMOOTHING, has_ignored=True)
+    assert_close(loss, torch.tensor(0.0))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert not gradient.any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_logits_cost_what_they_cost_in_float32(dtype: torch.dtype) -> None:
     logits = torch.randn((2, 3, 4, 4, 4), generator=torch.Generator().manual_seed(0)).to(dtype)

@@ -71,6 +71,21 @@ def test_another_seed_or_place_draws_other_batches(folder: Path, change: dict[st
     assert not any(_same(one.batch(step), other.batch(step)) for step in range(5))
 
 
+def test_patches_that_seek_no_class_centre_on_annotated_voxels(tmp_path: Path) -> None:
+    """Of 100 slices, one is annotated, all as background: each patch holds it in its middle."""
+    label = np.full((100, 8, 8), 2, dtype=np.int16)
+    label[60] = 0
+    store(tmp_path, "sparse", np.ones((1, *label.shape)), label, 2)
+    batch = _source(tmp_path, ("sparse",), batch_size=4).batch(0)
+    assert (batch.labels[:, 3] == 0).all()
+    assert (np.delete(batch.labels, 3, axis=1) == 2).all()
+
+
+def test_a_case_without_any_annotation_is_drawn_from_anywhere(tmp_path: Path) -> None:
+    store(tmp_path, "bare", np.ones((1, 8, 8, 8)), np.full((8, 8, 8), 2, dtype=np.int16), 2)
+    assert (_source(tmp_path, ("bare",)).batch(0).labels == 2).all()
+
+
 def test_shapes_and_types(folder: Path) -> None:
     batch = _source(folder, ALL, batch_size=3).batch(0)
     assert batch.images.shape == (3, 1, 6, 6, 6)
