@@ -18,8 +18,8 @@ MOST_CASES = 60
 
 def show_check(dataset: Dataset, report: CheckReport) -> None:
     """Print what a dataset is and what is wrong with it."""
-    names = ", ".join(f"{label.value} {label.name}" for label in dataset.labels.classes)
-    out.print(f"{dataset.name}: {len(dataset.cases)} labelled cases, channels {', '.join(dataset.channels)}; {names}")
+    found = f"{len(dataset.cases)} labelled cases, channels {', '.join(dataset.channels)}"
+    out.print(f"{dataset.name}: {found}; {dataset.labels.summary}")
     for problem in (*report.errors, *report.warnings):
         out.print(f"{problem.severity:<8}{problem.sentence}", markup=False)
     verdict = "cannot be planned" if report.errors else "can be planned"

@@ -1,5 +1,7 @@
 """Label maps: any integer values in files, consecutive class indices for the network."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,14 @@ class LabelClass(Record):
     value: int
 
 
+class Region(Record):
+    """Classes that are learnt and scored as one: its name, their values, and which of these a prediction is given."""
+
+    name: str
+    values: tuple[int, ...]
+    painted: int
+
+
 class Labels(Record):
     """The classes of a dataset; index 0 is the background, the rest follows in ascending value.
 
@@ -25,10 +35,13 @@ class Labels(Record):
     Attributes:
         classes: Background first.
         ignored: Value of voxels that are not annotated; None where all are.
+        regions: What is learnt instead of the classes, in the order in which predictions are painted; they may overlap,
+            and each class but the background is in one at least. Empty where the classes are learnt.
     """
 
     classes: tuple[LabelClass, ...]
     ignored: int | None = None
+    regions: tuple[Region, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -36,9 +49,26 @@ class Labels(Record):
         return len(self.classes)
 
     @property
-    def foreground(self) -> tuple[LabelClass, ...]:
-        """All classes but the background, in the order of their indices."""
-        return self.classes[1:]
+    def foreground(self) -> tuple[LabelClass | Region, ...]:
+        """What is learnt and scored: the regions, or else all classes but the background, by index."""
+        return self.regions or self.classes[1:]
+
+    @property
+    def members(self) -> tuple[tuple[int, ...], ...]:
+        """Class indices of each entry of `foreground`."""
+        if not self.regions:
+            return tuple((index,) for index in range(1, self.num_classes))
+        return tuple(tuple(sorted(self.values.index(value) for value in region.values)) for region in self.regions)
+
+    @property
+    def painted(self) -> tuple[int, ...]:
+        """Class index that each region is given in a prediction; empty where the classes are learnt."""
+        return tuple(self.values.index(region.painted) for region in self.regions)
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of a network: one per region, or else one per class, background included."""
+        return len(self.regions) or self.num_classes
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -55,6 +85,13 @@ class Labels(Record):
         """Smallest integer type that holds the value of every class."""
         lowest, highest = min(self.values), max(self.values)
         return np.min_scalar_type(highest if lowest >= 0 else min(lowest, -highest - 1))
+
+    @property
+    def summary(self) -> str:
+        """Every value with what it stands for, for people."""
+        named = [f"{label.value} {label.name}" for label in (self.classes[:1] if self.regions else self.classes)]
+        named += [f"{' + '.join(map(str, region.values))} {region.name}" for region in self.regions]
+        return ", ".join(named if self.ignored is None else [*named, f"{self.ignored} {IGNORE}"])
 
     def undeclared(self, values: NDArray[np.generic]) -> tuple[float, ...]:
         """Return the distinct entries of an array that are not declared, in ascending order."""
@@ -104,3 +141,39 @@ def declare_labels(names: dict[int, str]) -> Labels:
         raise ValueError(f"class names must differ, got {sorted(names.values())}")
     foreground = tuple(LabelClass(name=named[value], value=value) for value in sorted(named))
     return Labels(classes=(LabelClass(name=background_name, value=background), *foreground), ignored=ignored)
+
+
+def declare_regions(
+    regions: Mapping[str, Sequence[int]], painted: Sequence[int], background: int = 0, ignored: int | None = None
+) -> Labels:
+    """Return the labels for regions, by name the values that they consist of.
+
+    Args:
+        regions: At least one, in the order in which predictions are painted: later ones cover earlier ones.
+        painted: For each region, which of its values a prediction is given.
+        background: Value of voxels in no region.
+        ignored: Value of voxels that are not annotated.
+
+    Raises:
+        ValueError: If a region is empty, is painted with a value that it does not have, or has that of the background
+            or of voxels without annotation.
+    """
+    if not regions:
+        raise ValueError("a region besides the background must be declared, got none")
+    if len(painted) != len(regions):
+        raise ValueError(f"each of the {len(regions)} regions must be painted with a value, got {list(painted)}")
+    for (name, values), value in zip(regions.items(), painted, strict=True):
+        if value not in values:
+            raise ValueError(f"{name} must be painted with one of its values {list(values)}, got {value}")
+        if background in values or ignored in values:
+            raise ValueError(f"{name} must consist of values of classes, got {list(values)}")
+    present = sorted({value for values in regions.values() for value in values})
+    classes = (LabelClass(name=f"label {value}", value=value) for value in present)
+    return Labels(
+        classes=(LabelClass(name="background", value=background), *classes),
+        ignored=ignored,
+        regions=tuple(
+            Region(name=name, values=tuple(values), painted=value)
+            for (name, values), value in zip(regions.items(), painted, strict=True)
+        ),
+    )

@@ -79,7 +79,7 @@ def _absent_classes(name: str, findings: Sequence[CaseFindings], labels: Labels)
     present = {value for found in findings for value in found.values}
     if not present:
         return
-    for label in labels.foreground:
+    for label in labels.classes[1:]:
         if label.value not in present:
             yield Problem(
                 severity="warning",

@@ -7,9 +7,10 @@ from typing import Any
 
 from autoseg.core.artefact import Record
 from autoseg.core.errors import DatasetError
-from autoseg.core.labels import Labels, declare_labels
+from autoseg.core.labels import IGNORE, Labels, declare_labels, declare_regions
 
 DESCRIPTION_NAME = "dataset.json"
+ORDER_KEY = "regions_class_order"
 
 
 class Description(Record):
@@ -40,7 +41,7 @@ def read_description(path: Path) -> Description:
     """Read a `dataset.json`.
 
     Raises:
-        DatasetError: If it is not JSON, breaks its dialect, or asks for regions, which autoseg does not do.
+        DatasetError: If it is not JSON or breaks its dialect.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -54,7 +55,7 @@ def read_description(path: Path) -> Description:
     return Description(
         name=str(document.get("name") or ""),
         channels=None if channels is None else _channels(path, channels),
-        labels=None if document.get("labels") is None else _labels(path, document["labels"]),
+        labels=None if document.get("labels") is None else _labels(path, document["labels"], document.get(ORDER_KEY)),
         training=None if training is None else tuple(_pair(path, entry) for entry in _list(path, "training", training)),
         test=tuple(_image(path, "test", entry) for entry in _list(path, "test", document.get("test") or [])),
         num_training=count if isinstance(count, int) else None,
@@ -63,14 +64,11 @@ def read_description(path: Path) -> Description:
     )
 
 
-def _labels(path: Path, declared: object) -> Labels:
+def _labels(path: Path, declared: object, order: object) -> Labels:
     if not isinstance(declared, dict) or not declared:
         raise DatasetError(f'{path}: labels must be an object like {{"0": "background"}}, got {declared!r}. Repair it.')
-    if regions := [name for name, value in declared.items() if isinstance(value, list)]:
-        raise DatasetError(
-            f"{path}: each label must have one value, got a region of several for {', '.join(regions)}. Regions are not"
-            " supported yet: give every class its own value."
-        )
+    if any(isinstance(value, list) for value in declared.values()):
+        return _regions(path, declared, order)
     is_by_value = all(_integer(key) is not None for key in declared)
     by_value: dict[int, str] = {}
     for key, entry in declared.items():
@@ -89,6 +87,27 @@ def _labels(path: Path, declared: object) -> Labels:
     if not labels.foreground:
         raise DatasetError(f"{path}: labels must hold a class besides the background, got none. Declare it.")
     return labels
+
+
+def _regions(path: Path, declared: Mapping[str, object], order: object) -> Labels:
+    """Return labels of which some have several values; as in nnU-Net, `regions_class_order` says what is painted."""
+    values: dict[str, list[int]] = {}
+    for name, entry in declared.items():
+        found = [_integer(value) for value in (entry if isinstance(entry, list) else [entry])]
+        values[name] = [value for value in found if value is not None]
+        if None in found or not found:
+            raise DatasetError(f"{path}: labels must be integers or lists of them, got {name!r}: {entry!r}. Repair it.")
+    named = {name.lower(): values.pop(name)[0] for name in declared if name.lower() in ("background", IGNORE)}
+    painted = [_integer(value) for value in (order if isinstance(order, list) else [])]
+    if None in painted or len(painted) != len(values):
+        raise DatasetError(
+            f"{path}: {ORDER_KEY} must list one value for each region ({', '.join(values)}), got {order!r}. Add it."
+        )
+    order_of_values = [value for value in painted if value is not None]
+    try:
+        return declare_regions(values, order_of_values, named.get("background", 0), named.get(IGNORE))
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}. Correct labels or {ORDER_KEY}.") from None
 
 
 def _channels(path: Path, declared: object) -> tuple[str, ...]:

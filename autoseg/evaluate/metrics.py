@@ -1,5 +1,6 @@
 """Overlap of a prediction with its reference: counts of voxels, Dice, intersection over union, volumes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,25 +48,39 @@ class Overlap:
         return _ratio(self.true_positives, self.true_positives + self.false_positives + self.false_negatives)
 
 
-def overlaps(prediction: NDArray[np.integer], reference: NDArray[np.integer], num_classes: int) -> tuple[Overlap, ...]:
-    """Return the overlap of two label maps in every class, background first.
+def overlaps(
+    prediction: NDArray[np.integer],
+    reference: NDArray[np.integer],
+    num_classes: int,
+    regions: Sequence[Sequence[int]] = (),
+) -> tuple[Overlap, ...]:
+    """Return the overlap of two label maps in every region; without regions, in every class, background first.
 
     Args:
         prediction: Class indices, 0 to `num_classes` - 1, any shape.
         reference: Class indices of the same shape.
         num_classes: Number of classes, background included.
+        regions: Class indices of each region.
 
     Raises:
         ValueError: If the shapes differ or an index is out of range.
     """
     matrix = confusion_matrix(prediction, reference, num_classes)
-    hits = np.diagonal(matrix)
-    extra = matrix.sum(axis=0) - hits
-    missed = matrix.sum(axis=1) - hits
-    return tuple(
-        Overlap(true_positives=tp, false_positives=fp, false_negatives=fn)
-        for tp, fp, fn in zip(hits.tolist(), extra.tolist(), missed.tolist(), strict=True)
-    )
+    wanted = regions or [(index,) for index in range(num_classes)]
+    return tuple(_overlap(matrix, members) for members in wanted)
+
+
+def region_mask(indices: NDArray[np.integer], members: Sequence[int]) -> NDArray[np.bool_]:
+    """Return where class indices are members of a region."""
+    mask: NDArray[np.bool_] = indices == members[0] if len(members) == 1 else np.isin(indices, members)
+    return mask
+
+
+def _overlap(matrix: NDArray[np.int64], members: Sequence[int]) -> Overlap:
+    chosen = list(members)
+    both = int(matrix[np.ix_(chosen, chosen)].sum())
+    predicted, labelled = int(matrix[:, chosen].sum()), int(matrix[chosen].sum())
+    return Overlap(true_positives=both, false_positives=predicted - both, false_negatives=labelled - both)
 
 
 def blank_ignored(

@@ -13,7 +13,7 @@ from autoseg.core.parallel import parallel_map
 from autoseg.core.progress import Progress, Silent
 from autoseg.data.image import LabelImage, label_values, read_label
 from autoseg.data.problem import Problem, UnusableFileError
-from autoseg.evaluate.metrics import blank_ignored, overlaps, volume_ml
+from autoseg.evaluate.metrics import blank_ignored, overlaps, region_mask, volume_ml
 from autoseg.evaluate.pairs import Pair, grid_problems, pair_files, problem, refuse
 from autoseg.evaluate.scores import CaseScores, ClassScores, Evaluation, summarise
 from autoseg.evaluate.surface import surface_distances
@@ -128,7 +128,7 @@ def score_case(
     labels: Labels,
     tolerance_mm: float = DEFAULT_TOLERANCE_MM,
 ) -> CaseScores:
-    """Return the scores of one case in every foreground class; voxels that are not annotated count as background.
+    """Return the scores of one case in every foreground class or region; only annotated voxels count.
 
     Args:
         name: Of the case.
@@ -142,11 +142,11 @@ def score_case(
         ValueError: If the shapes differ or an index is no class.
     """
     prediction, reference = blank_ignored(prediction, reference, labels.num_classes)
-    found = overlaps(prediction, reference, labels.num_classes)
+    found = overlaps(prediction, reference, labels.num_classes, labels.members)
     classes = {}
-    for index, label in enumerate(labels.foreground, start=1):
-        surfaces = surface_distances(prediction == index, reference == index, spacing_mm)
-        overlap = found[index]
+    for label, members, overlap in zip(labels.foreground, labels.members, found, strict=True):
+        masks = region_mask(prediction, members), region_mask(reference, members)
+        surfaces = surface_distances(*masks, spacing_mm)
         classes[label.name] = ClassScores(
             dice=overlap.dice,
             iou=overlap.iou,

@@ -63,7 +63,7 @@ def extract_fingerprint(dataset: Dataset, progress: Progress, num_workers: int) 
         intensities=tuple(pool_intensities(channel) for channel in zip(*digests, strict=True)),
         median_relative_size_after_cropping=float(np.median([relative_size(case) for case in cases])),
         frequencies=tuple(
-            _frequency(declared.name, cases, index) for index, declared in enumerate(dataset.labels.foreground)
+            _frequency(declared.name, cases, index) for index, declared in enumerate(dataset.labels.classes[1:])
         ),
     )
 

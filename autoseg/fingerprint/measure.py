@@ -116,7 +116,7 @@ def _measure_classes(
     voxel_mm3 = spacing[0] * spacing[1] * spacing[2]
     boxes = ndimage.find_objects(indices.astype(np.int32)) if indices.size else []
     measured = []
-    for index, declared in enumerate(labels.foreground, start=1):
+    for index, declared in enumerate(labels.classes[1:], start=1):
         box = boxes[index - 1] if index <= len(boxes) else None
         if box is None:
             measured.append(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from autoseg.core.errors import PredictionError
 from autoseg.data.image import LabelImage
-from autoseg.infer.export import most_likely_classes, output_orders, restore_label
+from autoseg.infer.export import decide_classes, output_orders, restore_label
 from autoseg.infer.tiles import Tiling, predict_slabs
 from autoseg.network.device import Precision, best_precision
 from autoseg.plan.schema import ConfigurationPlan, Plan
@@ -81,7 +81,7 @@ def segment(
     orders = output_orders(properties, configuration.spacing, configuration.resampling)
     reported = _reported(slabs, stored[0], report)
     try:
-        indices = most_likely_classes(reported, stored, properties.cropped_shape, orders)
+        indices = decide_classes(reported, stored, properties.cropped_shape, orders, model.plan.labels.painted)
     except FloatingPointError as error:
         raise PredictionError(
             f"{properties.name}: {error}, in {settings.precision}. Predict in float32, or train the network again."

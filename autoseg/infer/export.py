@@ -38,16 +38,19 @@ def output_orders(properties: CaseProperties, spacing: Sequence[float], plan: Re
     return axis_orders(plan.output_order, coarse_axis(target, original, plan.anisotropy_ratio), plan.coarse_axis_order)
 
 
-def most_likely_classes(
-    slabs: Iterable[Tensor], stored: Shape, shape: Shape, orders: Sequence[int]
+def decide_classes(
+    slabs: Iterable[Tensor], stored: Shape, shape: Shape, orders: Sequence[int], painted: Sequence[int] = ()
 ) -> NDArray[np.uint8 | np.uint16]:
-    """Return the class with the highest resampled logit at every voxel; the lower class wins a tie.
+    """Return the class at every voxel: the one with the highest resampled logit, the lower one in a tie.
+
+    Where outputs are regions, each whose resampled logit is above zero paints its class over those before it.
 
     Args:
         slabs: Logits, (classes, z, Y, X), one slab after the other along the first axis.
         stored: Shape of the logits, (z, y, x).
         shape: Of the result, (z, y, x).
         orders: Spline order per axis.
+        painted: Class index that each region paints; empty where outputs are classes.
 
     Raises:
         FloatingPointError: If a logit is not a number.
@@ -57,13 +60,16 @@ def most_likely_classes(
     classes: NDArray[np.uint8 | np.uint16] | None = None
     for rows, window in _ready_rows(slabs, axes[0]):
         if classes is None:
-            classes = np.empty(shape, np.uint8 if len(window) <= 256 else np.uint16)
+            highest = max((*painted, len(window) - 1))
+            classes = np.empty(shape, np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16)
         edge = math.isqrt(BLOCK_VOXELS // (rows.stop - rows.start))
         with _one_thread():
             for columns, lines in product(_cut(shape[1], edge), _cut(shape[2], edge)):
                 part = window[:, :, axes[1].needed(columns), axes[2].needed(lines)]
                 matrices = [axis.block(place) for axis, place in zip(axes, (rows, columns, lines), strict=True)]
-                classes[rows, columns, lines] = _winners(part, matrices, is_convex=is_convex)
+                classes[rows, columns, lines] = (
+                    _painted(part, matrices, painted) if painted else _winners(part, matrices, is_convex=is_convex)
+                )
     assert classes is not None
     return classes
 
@@ -161,12 +167,30 @@ def _winners(
             raise FloatingPointError("logits must be numbers, got NaN")
         if len(candidates) == 1:
             return int(candidates)
-    contenders = logits[candidates]
-    for axis, matrix in enumerate(matrices, start=1):
-        if matrix is not None:
-            contenders = _multiply_along(contenders, torch.tensor(matrix, device=logits.device), axis)
+    contenders = _resampled(logits[candidates], matrices)
     winners: NDArray[np.integer] = candidates[contenders.max(dim=0).indices].cpu().numpy()
     return winners
+
+
+def _painted(
+    logits: Tensor, matrices: Sequence[NDArray[np.float32] | None], painted: Sequence[int]
+) -> NDArray[np.integer]:
+    """Return the class of every voxel of a block: that of the last region with a logit above zero, else background."""
+    resampled = _resampled(logits, matrices)
+    if resampled.isnan().any():
+        raise FloatingPointError("logits must be numbers, got NaN")
+    classes = torch.zeros(resampled.shape[1:], dtype=torch.int64, device=logits.device)
+    for region, value in zip(resampled, painted, strict=True):
+        classes[region > 0] = value
+    found: NDArray[np.integer] = classes.cpu().numpy()
+    return found
+
+
+def _resampled(logits: Tensor, matrices: Sequence[NDArray[np.float32] | None]) -> Tensor:
+    for axis, matrix in enumerate(matrices, start=1):
+        if matrix is not None:
+            logits = _multiply_along(logits, torch.tensor(matrix, device=logits.device), axis)
+    return logits
 
 
 def _multiply_along(logits: Tensor, matrix: Tensor, axis: int) -> Tensor:

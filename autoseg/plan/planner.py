@@ -183,7 +183,7 @@ def _configurations(
             full = replace(full, plan=full.plan.model_copy(update={"batch_dice": True}))
             planned["3d_fullres"] = full
             planned["3d_lowres"] = lowres
-            planned["3d_cascade_fullres"] = replace(full, plan=_cascade(full.plan, subject.labels.num_classes))
+            planned["3d_cascade_fullres"] = replace(full, plan=_cascade(full.plan, len(subject.labels.foreground)))
     for name, entry in planned.items():
         last = (
             why.batch_dice_decision(subject.reasons, name, batch_dice=entry.plan.batch_dice),
@@ -211,6 +211,7 @@ def _configuration(grid: _Grid, subject: _Subject, *, batch_dice: bool) -> _Plan
         resampling=resampling(inferred.resampling),
         network=fitted.network,
         has_ignored=subject.labels.ignored is not None,
+        regions=subject.labels.members if subject.labels.regions else (),
     )
     return _Planned(
         plan,
@@ -225,7 +226,7 @@ def _configuration(grid: _Grid, subject: _Subject, *, batch_dice: bool) -> _Plan
 def _fitted(grid: _Grid, subject: _Subject) -> FittedNetwork:
     """Return the network for a grid, with the patch of the user or else the largest that fits."""
     rules = subject.reasons.rules
-    counts = (len(subject.normalization), subject.labels.num_classes)
+    counts = (len(subject.normalization), subject.labels.num_outputs)
     patch = subject.reasons.overrides.patch_for(len(grid.spacing))
     if patch is not None:
         return fixed_network(grid.spacing, patch, *counts, rules)
@@ -253,7 +254,7 @@ def _lowres(fullres: _Grid, full: _Planned, subject: _Subject) -> tuple[_Planned
     return found if is_kept else None, why.lowres_decision(subject.reasons, steps, is_kept=is_kept)
 
 
-def _cascade(full: ConfigurationPlan, num_classes: int) -> ConfigurationPlan:
-    """Return the full resolution with the coarse prediction as further channels, one per foreground class."""
-    network = full.network.model_copy(update={"num_input_channels": full.network.num_input_channels + num_classes - 1})
+def _cascade(full: ConfigurationPlan, num_foreground: int) -> ConfigurationPlan:
+    """Return the full resolution with the coarse prediction as further channels, one per foreground class or region."""
+    network = full.network.model_copy(update={"num_input_channels": full.network.num_input_channels + num_foreground})
     return full.model_copy(update={"network": network, "previous_stage": "3d_lowres"})

@@ -57,7 +57,7 @@ class NetworkPlan(Record):
         kind: `plain` stacks convolutions in the encoder, `residual` stacks residual blocks; both decode with plain
             convolutions.
         num_input_channels: Channels of the input.
-        num_outputs: Channels of the output: classes, background included.
+        num_outputs: Channels of the output: classes, background included, or regions.
         features: Channels per stage, full resolution first.
         strides: Downsampling on entering each stage, per axis; the first is all ones.
         kernels: Size of the convolution kernels of each stage, per axis.
@@ -99,6 +99,7 @@ class ConfigurationPlan(Record):
         resampling: How arrays change their spacing.
         network: Specification of the network.
         has_ignored: Whether label maps leave voxels without annotation, which count nowhere.
+        regions: Class indices of the region that each output stands for; empty where outputs are classes.
         previous_stage: Configuration whose predictions are further input channels, one per foreground class.
     """
 
@@ -112,6 +113,7 @@ class ConfigurationPlan(Record):
     resampling: ResamplingPlan
     network: NetworkPlan
     has_ignored: bool = False
+    regions: tuple[tuple[int, ...], ...] = ()
     previous_stage: ConfigurationName | None = None
 
     @property

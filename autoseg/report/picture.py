@@ -17,7 +17,7 @@ from autoseg.core.artefact import replacing
 from autoseg.core.errors import ArtefactError
 from autoseg.core.labels import Labels
 from autoseg.data.image import Image, LabelImage
-from autoseg.evaluate.metrics import blank_ignored, overlaps
+from autoseg.evaluate.metrics import blank_ignored, overlaps, region_mask
 
 PALETTE = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
 """Colours of the foreground classes, in order; told apart by the colour-blind too (Okabe and Ito 2008)."""
@@ -56,7 +56,7 @@ def write_overlay(
         if array.shape != image.array.shape[1:]:
             raise ValueError(f"{name} must have the scan's shape {image.array.shape[1:]}, got {array.shape}")
     axis = int(np.argmax(np.round(image.geometry.spacing, 3)))
-    number = _telling_slice(next(iter(indices.values())), axis, labels.num_classes)
+    number = _telling_slice(next(iter(indices.values())), axis, labels.members)
     row_mm, column_mm = (step for other, step in enumerate(image.geometry.spacing) if other != axis)
     scan = image.array[0].take(number, axis)
     figure, panels = _figure(1 + len(indices), scan.shape[1] * column_mm / (scan.shape[0] * row_mm))
@@ -64,7 +64,7 @@ def write_overlay(
         _show_scan(panel, scan, row_mm / column_mm)
         panel.set_title(f"scan, slice {number + 1} of {image.array.shape[1 + axis]}" if name == "scan" else name)
         if name in indices:
-            _show_classes(panel, np.take(indices[name], number, axis), labels.num_classes)
+            _show_classes(panel, np.take(indices[name], number, axis), labels.members)
     figure.suptitle(title, fontweight="bold")
     figure.legend(
         handles=_legend(labels, indices),
@@ -108,12 +108,12 @@ def write_curves(path: Path, history: Path) -> None:
     _save(figure, path)
 
 
-def _telling_slice(indices: NDArray[np.integer], axis: int, num_classes: int) -> int:
+def _telling_slice(indices: NDArray[np.integer], axis: int, members: Sequence[tuple[int, ...]]) -> int:
     """Return the slice in which the classes show most of their largest cut, each counting the same."""
     others = tuple(other for other in range(indices.ndim) if other != axis)
     shares = np.zeros(indices.shape[axis])
-    for index in range(1, num_classes):
-        areas = np.sum(indices == index, axis=others)
+    for region in members:
+        areas = np.sum(region_mask(indices, region), axis=others)
         shares += areas / max(areas.max(), 1)
     return int(np.argmax(shares)) if shares.any() else indices.shape[axis] // 2
 
@@ -124,9 +124,9 @@ def _show_scan(panel: Axes, scan: NDArray[np.floating], aspect: float) -> None:
     panel.set_axis_off()
 
 
-def _show_classes(panel: Axes, indices: NDArray[np.integer], num_classes: int) -> None:
-    for index, colour in enumerate(_colours(num_classes - 1), start=1):
-        mask = indices == index
+def _show_classes(panel: Axes, indices: NDArray[np.integer], members: Sequence[tuple[int, ...]]) -> None:
+    for region, colour in zip(members, _colours(len(members)), strict=True):
+        mask = region_mask(indices, region)
         if not mask.any():
             continue
         padded = np.pad(mask, 1).astype(float)
@@ -142,7 +142,7 @@ def _legend(labels: Labels, indices: dict[str, NDArray[np.uint16]]) -> list[Patc
     names = [label.name for label in labels.foreground]
     if len(indices) == 2:
         maps = blank_ignored(indices["prediction"], indices["reference"], labels.num_classes)
-        scores = overlaps(*maps, labels.num_classes)[1:]
+        scores = overlaps(*maps, labels.num_classes, labels.members)
         texts = ("in neither" if score.dice is None else f"Dice {score.dice:.3f}" for score in scores)
         names = [f"{name}: {text}" for name, text in zip(names, texts, strict=True)]
     return [Patch(color=colour, label=name) for colour, name in zip(_colours(len(names)), names, strict=True)]

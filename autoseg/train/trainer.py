@@ -9,7 +9,7 @@ from autoseg.core.errors import TrainingError
 from autoseg.network.device import Precision, best_precision, choose_device, mixed_precision
 from autoseg.network.unet import UNet
 from autoseg.plan.schema import ConfigurationPlan, TrainingPlan
-from autoseg.train.agreement import class_counts
+from autoseg.train.agreement import class_counts, region_counts
 from autoseg.train.augment import apply_augmentation, mirrored_along
 from autoseg.train.loss import supervised_loss
 from autoseg.train.record import TrainingState
@@ -92,13 +92,17 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return a batch's loss and, per class, its true positives, false positives, false negatives, (3, K)."""
+        """Return a batch's loss and, per class, its true positives, false positives, false negatives, (3, K).
+
+        Where outputs are regions, the first of the K counts nothing.
+        """
         images, labels = self.to_device(batch)
         network = self.final_network.eval()
         with mixed_precision(self.device, self.precision):
             logits = network(images)
         loss = self._loss([logits], labels)
-        return loss, class_counts(logits, labels.clamp(min=0).long())
+        truth, regions = labels.clamp(min=0).long(), self.configuration.regions
+        return loss, region_counts(logits, truth, regions) if regions else class_counts(logits, truth)
 
     def _loss(self, logits: list[Tensor], labels: Tensor) -> Tensor:
         return supervised_loss(
@@ -107,6 +111,7 @@ class Trainer:
             batch_dice=self.configuration.batch_dice,
             smoothing=self.recipe.dice_smoothing,
             has_ignored=self.configuration.has_ignored,
+            regions=self.configuration.regions,
         )
 
 

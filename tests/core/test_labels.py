@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from autoseg.core.labels import Labels, declare_labels
+from autoseg.core.labels import Labels, declare_labels, declare_regions
 
 GAPPED = declare_labels({0: "background", 7: "organ", -3: "vessel", 300: "lesion"})
 
@@ -45,6 +45,40 @@ def test_ignored_voxels_are_no_class() -> None:
 def test_the_background_cannot_be_ignored() -> None:
     with pytest.raises(ValueError, match="ignore must have another value than the background, got 0"):
         declare_labels({0: "ignore", 1: "organ"})
+
+
+def test_regions_are_learnt_instead_of_classes() -> None:
+    labels = declare_regions({"whole": [7, 3], "core": [7]}, painted=[3, 7], ignored=9)
+    assert (labels.values, labels.ignored, labels.num_outputs) == ((0, 3, 7), 9, 2)
+    assert [region.name for region in labels.foreground] == ["whole", "core"]
+    assert labels.members == ((1, 2), (2,))
+    assert labels.painted == (1, 2)
+
+
+def test_labels_in_words() -> None:
+    regions = declare_regions({"whole": [7, 3], "core": [7]}, painted=[3, 7], ignored=9)
+    assert regions.summary == "0 background, 7 + 3 whole, 7 core, 9 ignore"
+    assert GAPPED.summary == "0 background, -3 vessel, 7 organ, 300 lesion"
+
+
+def test_classes_are_regions_of_one_class() -> None:
+    assert GAPPED.members == ((1,), (2,), (3,))
+    assert (GAPPED.painted, GAPPED.num_outputs) == ((), 4)
+
+
+@pytest.mark.parametrize(
+    ("regions", "painted", "words"),
+    [
+        ({}, [], "got none"),
+        ({"whole": [1, 2], "core": [2]}, [1], r"each of the 2 regions must be painted with a value, got \[1\]"),
+        ({"whole": [1, 2]}, [3], r"whole must be painted with one of its values \[1, 2\], got 3"),
+        ({"whole": [0, 1]}, [1], r"whole must consist of values of classes, got \[0, 1\]"),
+        ({"whole": [1, 9]}, [1], r"whole must consist of values of classes, got \[1, 9\]"),
+    ],
+)
+def test_regions_that_cannot_be_painted(regions: dict[str, list[int]], painted: list[int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        declare_regions(regions, painted, ignored=9)
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int64, np.int32, np.float32, np.float64])

@@ -119,6 +119,16 @@ def test_label_values_may_be_any_integers(tmp_path: Path) -> None:
     assert dataset.labels.values == (0, -3, 700)
 
 
+def test_regions_are_read_as_nnunet_declares_them(tmp_path: Path) -> None:
+    declared = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    labels = opened(decathlon(tmp_path, labels=declared, regions_class_order=[1, 2])).labels
+    assert [(region.name, region.values, region.painted) for region in labels.regions] == [
+        ("whole", (1, 2), 1),
+        ("core", (2,), 2),
+    ]
+    assert (labels.values, labels.ignored) == ((0, 1, 2), 3)
+
+
 def test_ignore_is_no_class(tmp_path: Path) -> None:
     labels = opened(decathlon(tmp_path, labels={"background": 0, "a": 1, "ignore": 2})).labels
     assert [label.name for label in labels.classes] == ["background", "a"]
@@ -152,10 +162,16 @@ def test_a_dataset_is_saved_and_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"labels": {"background": 0, "whole": [1, 2]}}, "regions_class_order must list one value for each region"),
         (
-            {"labels": {"background": 0, "whole": [1, 2]}},
-            "a region of several for whole. Regions are not",
+            {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1]},
+            r"one value for each region \(whole, core\), got \[1\]",
         ),
+        (
+            {"labels": {"background": 0, "whole": [1, 2]}, "regions_class_order": [3]},
+            r"whole must be painted with one of its values \[1, 2\], got 3",
+        ),
+        ({"labels": {"background": 0, "whole": [1, "two"]}}, "must be integers or lists of them, got 'whole'"),
         ({"labels": {"ignore": 0, "a": 1}}, "ignore must have another value than the background"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "label values must differ, got 1 for a and b"),
         ({"labels": {"0": "background", "1": "a", "2": "a"}}, "class names must differ"),

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from autoseg.core.errors import EvaluationError
 from autoseg.core.geometry import Geometry
-from autoseg.core.labels import declare_labels
+from autoseg.core.labels import declare_labels, declare_regions
 from autoseg.data.image import LabelImage, write_label
 from autoseg.evaluate.pairs import pair_files
 from autoseg.evaluate.run import evaluate, evaluate_pairs
@@ -45,6 +45,20 @@ def message_of(predictions: Path, references: Path) -> str:
     with pytest.raises(EvaluationError) as caught:
         evaluate(predictions, references, LABELS)
     return str(caught.value)
+
+
+def test_regions_are_scored_as_the_union_of_their_classes(tmp_path: Path) -> None:
+    """The lesion is taken for organ: all of it is missed, yet the whole is found."""
+    labels = declare_regions({"whole": [1, 4], "lesion": [4]}, painted=[1, 4])
+    pair = (
+        "a",
+        write(tmp_path / "p.nii.gz", boxes(slice(0, 6), None)),
+        write(tmp_path / "r.nii.gz", boxes(slice(0, 4), slice(4, 6))),
+    )
+    scores = evaluate_pairs([pair], labels).cases[0].classes
+    assert {name: found.dice for name, found in scores.items()} == {"whole": 1.0, "lesion": 0.0}
+    assert scores["whole"].hd95_mm == 0
+    assert scores["lesion"].false_negatives == 32
 
 
 def test_only_annotated_voxels_are_scored(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from autoseg.core.labels import declare_labels
 from autoseg.data.image import Image, LabelImage
 from autoseg.data.store import CaseProperties
 from autoseg.infer import export
-from autoseg.infer.export import most_likely_classes, output_orders, restore_label
+from autoseg.infer.export import decide_classes, output_orders, restore_label
 from autoseg.preprocess.case import prepare_case
 from tests.preprocess.plans import RESAMPLING, configuration, plan
 
@@ -62,7 +62,7 @@ def test_slab_by_slab_equals_the_plain_way(
     monkeypatch.setattr(export, "BLOCK_VOXELS", block_voxels)
     logits = _logits(5, 12, 9, 14)
     plain = functional.interpolate(logits[None], size=shape, mode="trilinear", align_corners=False)[0]
-    classes = most_likely_classes(_slabs(logits, thickness), (12, 9, 14), shape, LINEAR)
+    classes = decide_classes(_slabs(logits, thickness), (12, 9, 14), shape, LINEAR)
     assert classes.shape == shape
     best = plain.topk(2, dim=0).values
     is_clear = (best[0] - best[1] > 1e-5).numpy()
@@ -72,23 +72,23 @@ def test_slab_by_slab_equals_the_plain_way(
 
 def test_a_coarse_axis_repeats_its_slices() -> None:
     logits = _logits(3, 4, 5, 6)
-    classes = most_likely_classes([logits], (4, 5, 6), (8, 5, 6), (0, 1, 1))
+    classes = decide_classes([logits], (4, 5, 6), (8, 5, 6), (0, 1, 1))
     assert np.array_equal(classes, np.repeat(logits.argmax(dim=0).numpy(), 2, axis=0))
 
 
 def test_cubic_outputs_need_rows_of_several_slabs() -> None:
     logits = _logits(3, 40, 5, 6)
-    whole = most_likely_classes([logits], (40, 5, 6), (50, 5, 6), (3, 1, 1))
-    assert np.array_equal(most_likely_classes(_slabs(logits, 1), (40, 5, 6), (50, 5, 6), (3, 1, 1)), whole)
+    whole = decide_classes([logits], (40, 5, 6), (50, 5, 6), (3, 1, 1))
+    assert np.array_equal(decide_classes(_slabs(logits, 1), (40, 5, 6), (50, 5, 6), (3, 1, 1)), whole)
 
 
 def test_the_lower_class_wins_a_tie() -> None:
-    assert (most_likely_classes([torch.zeros(3, 2, 2, 2)], (2, 2, 2), (4, 4, 4), LINEAR) == 0).all()
+    assert (decide_classes([torch.zeros(3, 2, 2, 2)], (2, 2, 2), (4, 4, 4), LINEAR) == 0).all()
 
 
 def test_threads_are_given_back() -> None:
     before = torch.get_num_threads()
-    most_likely_classes([_logits(2, 2, 2, 2)], (2, 2, 2), (4, 4, 4), LINEAR)
+    decide_classes([_logits(2, 2, 2, 2)], (2, 2, 2), (4, 4, 4), LINEAR)
     assert torch.get_num_threads() == before
 
 
@@ -96,13 +96,13 @@ def test_logits_must_be_numbers() -> None:
     logits = _logits(3, 4, 4, 4)
     logits[1, 2, 2, 2] = torch.nan
     with pytest.raises(FloatingPointError, match="must be numbers"):
-        most_likely_classes([logits], (4, 4, 4), (8, 8, 8), LINEAR)
+        decide_classes([logits], (4, 4, 4), (8, 8, 8), LINEAR)
 
 
 def test_more_than_256_classes_fit() -> None:
     logits = torch.zeros(300, 1, 1, 2)
     logits[299, 0, 0, 1] = 1
-    assert most_likely_classes([logits], (1, 1, 2), (1, 1, 2), LINEAR).tolist() == [[[0, 299]]]
+    assert decide_classes([logits], (1, 1, 2), (1, 1, 2), LINEAR).tolist() == [[[0, 299]]]
 
 
 def _phantom(shape: Shape, spacing: tuple[float, float, float]) -> tuple[Image, LabelImage]:
@@ -130,7 +130,7 @@ def test_preparing_and_restoring_gives_the_label_back(transpose: tuple[int, int,
     assert properties.cropped_shape != properties.original_shape
     orders = output_orders(properties, (1.0, 1, 1), RESAMPLING)
     slabs = _slabs(_one_hot(indices, 3).float(), 3)
-    classes = most_likely_classes(slabs, properties.stored_shape, properties.cropped_shape, orders)
+    classes = decide_classes(slabs, properties.stored_shape, properties.cropped_shape, orders)
     restored = restore_label(classes, properties, labels)
     assert restored.dtype == np.int8
     assert np.array_equal(restored, label.array)
@@ -155,11 +155,30 @@ def test_resampling_there_and_back_keeps_the_shapes(
     prepared, indices = prepare_case(image, label, plan(labels=labels), settings, "la")
     properties = prepared.properties
     orders = output_orders(properties, target, RESAMPLING)
-    classes = most_likely_classes(
-        [_one_hot(indices, 3).float()], properties.stored_shape, properties.cropped_shape, orders
-    )
+    classes = decide_classes([_one_hot(indices, 3).float()], properties.stored_shape, properties.cropped_shape, orders)
     restored = restore_label(classes, properties, labels)
     assert restored.shape == label.array.shape
     for value in (1, -3):
         found, expected = restored == value, label.array == value
         assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > threshold
+
+
+def test_regions_paint_over_each_other_in_order() -> None:
+    """Voxel by voxel: nothing, the first alone, the second alone, both (the second covers), a tie at zero."""
+    logits = torch.tensor([[-1.0, 2, -1, 5, 0], [-1.0, -1, 1, 1, 0]]).view(2, 1, 1, 5)
+    classes = decide_classes([logits], (1, 1, 5), (1, 1, 5), LINEAR, painted=(3, 1))
+    assert classes.ravel().tolist() == [0, 3, 1, 1, 0]
+
+
+@pytest.mark.parametrize("thickness", [1, 5, 12])
+def test_regions_are_painted_after_resampling(thickness: int) -> None:
+    logits = _logits(2, 12, 9, 14)
+    resampled = functional.interpolate(logits[None], (20, 15, 11), mode="trilinear", align_corners=False)[0]
+    expected = np.where(resampled[1] > 0, 2, np.where(resampled[0] > 0, 1, 0))
+    classes = decide_classes(_slabs(logits, thickness), (12, 9, 14), (20, 15, 11), LINEAR, painted=(1, 2))
+    assert (classes != expected).mean() < 1e-3
+
+
+def test_regions_that_are_not_numbers_are_refused() -> None:
+    with pytest.raises(FloatingPointError, match="got NaN"):
+        decide_classes([torch.full((2, 2, 2, 2), torch.nan)], (2, 2, 2), (4, 4, 4), LINEAR, painted=(1, 2))

@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 
 from autoseg.core.errors import PlanError
+from autoseg.core.labels import declare_regions
 from autoseg.plan.overrides import Overrides
 from autoseg.plan.planner import make_plan
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import Plan
-from tests.plan.published_case import describe, fingerprint_of, published
+from tests.plan.published_case import Description, describe, fingerprint_of, published
 
 RULEBOOK = load_rulebook()
 DATASET = describe("test", ["MRI"], ["background", "organ", "tumour"])
@@ -68,6 +69,16 @@ def test_left_and_right_classes_are_not_mirrored_into_each_other(caplog: pytest.
     decided = [entry for entry in plan.decisions if entry.name == "mirror_axes"]
     assert [entry.configuration for entry in decided] == list(plan.configurations)
     assert all(reason in entry.reason[0].lower() + entry.reason[1:] for entry in decided)
+
+
+def test_regions_have_one_output_each() -> None:
+    labels = declare_regions({"whole": [1, 2, 3], "core": [2, 3]}, painted=[1, 2], ignored=4)
+    plan = make_plan(LARGE, Description("tumour", ("MRI",), labels), RULEBOOK)
+    for name, chosen in plan.configurations.items():
+        assert chosen.regions == ((1, 2, 3), (2, 3))
+        assert chosen.has_ignored
+        assert chosen.network.num_outputs == 2
+        assert chosen.network.num_input_channels == (3 if name == "3d_cascade_fullres" else 1)
 
 
 def test_other_classes_are_mirrored_along_all_axes(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from autoseg.core.errors import ArtefactError
 from autoseg.core.geometry import Geometry
-from autoseg.core.labels import declare_labels
+from autoseg.core.labels import declare_labels, declare_regions
 from autoseg.data.image import Image, LabelImage, read_image
 from autoseg.report.picture import PALETTE, _telling_slice, write_curves, write_overlay
 
@@ -60,6 +60,16 @@ def test_voxels_without_annotation_are_not_shown(tmp_path: Path, scan: Image, la
     assert np.array_equal(pixels_of(tmp_path / "sparse.png"), pixels_of(tmp_path / "whole.png"))
 
 
+def test_overlay_shows_every_region(tmp_path: Path, scan: Image, label: LabelImage) -> None:
+    """The whole is drawn around the part of it that is a region of its own."""
+    labels = declare_regions({"whole": [1, 4], "part": [4]}, painted=[1, 4])
+    write_overlay(tmp_path / "regions.png", scan, label, label, labels, "case")
+    write_overlay(tmp_path / "classes.png", scan, label, label, LABELS, "case")
+    assert shows(tmp_path / "regions.png", PALETTE[0])
+    assert shows(tmp_path / "regions.png", PALETTE[1])
+    assert not np.array_equal(pixels_of(tmp_path / "regions.png"), pixels_of(tmp_path / "classes.png"))
+
+
 def test_prediction_changes_the_picture(tmp_path: Path, scan: Image, label: LabelImage) -> None:
     empty = LabelImage(array=np.zeros_like(label.array), geometry=GEOMETRY)
     write_overlay(tmp_path / "full.png", scan, label, label, LABELS, "case")
@@ -98,12 +108,12 @@ def test_aspect_follows_the_spacing(tmp_path: Path) -> None:
 def test_slice_shows_every_class_where_one_can(label: LabelImage) -> None:
     indices = LABELS.to_indices(label.array)
 
-    assert _telling_slice(indices, 0, 3) == 3
-    assert 8 <= _telling_slice(indices, 1, 3) < 12
+    assert _telling_slice(indices, 0, LABELS.members) == 3
+    assert 8 <= _telling_slice(indices, 1, LABELS.members) < 12
 
 
 def test_slice_without_foreground_is_the_middle() -> None:
-    assert _telling_slice(np.zeros((7, 4, 4), dtype=np.uint16), 0, 3) == 3
+    assert _telling_slice(np.zeros((7, 4, 4), dtype=np.uint16), 0, LABELS.members) == 3
 
 
 def test_slice_lies_across_the_coarsest_axis(tmp_path: Path, scan: Image, label: LabelImage) -> None:

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from autoseg.train.loss import dice_and_cross_entropy, dice_loss, supervised_loss, supervision_weights
+from autoseg.train.loss import (
+    dice_and_binary_cross_entropy,
+    dice_and_cross_entropy,
+    dice_loss,
+    region_masks,
+    supervised_loss,
+    supervision_weights,
+)
 
 SMOOTHING = 1e-5
 
@@ -93,6 +100,44 @@ def test_patches_without_annotation_cost_nothing() -> None:
     assert_close(loss, torch.tensor(0.0))
     (gradient,) = torch.autograd.grad(loss, logits)
     assert not gradient.any()
+
+
+REGIONS = ((1, 2), (2,))
+
+
+def test_regions_overlap_and_are_nowhere_without_annotation() -> None:
+    masks = region_masks(torch.tensor([[0, 1, 2, 3]]), REGIONS)
+    assert masks.int().tolist() == [[[0, 1, 1, 0], [0, 0, 1, 0]]]
+
+
+@pytest.mark.parametrize("batch_dice", [True, False])
+def test_regions_found_cost_nothing_and_regions_missed_all(batch_dice: bool) -> None:
+    labels = torch.tensor([[0, 1, 2, 2]])
+    right = 100.0 * region_masks(labels, REGIONS) - 50.0
+    costs = [
+        dice_and_binary_cross_entropy(logits, labels, REGIONS, batch_dice=batch_dice, smoothing=SMOOTHING).item()
+        for logits in (right, -right)
+    ]
+    assert costs == pytest.approx([0, 51], abs=1e-4)
+
+
+def test_regions_cost_what_their_masks_cost() -> None:
+    """By hand: sigmoid 1/2 everywhere; entropy log 2; Dice 2 * (2/2) / (4/2 + 2) and 2 * (1/2) / (4/2 + 1)."""
+    labels = torch.tensor([[0, 0, 1, 2]])
+    loss = dice_and_binary_cross_entropy(torch.zeros(1, 2, 4), labels, REGIONS, batch_dice=True, smoothing=0.0)
+    assert_close(loss, torch.tensor(math.log(2) + 1 - (1 / 2 + 1 / 3) / 2))
+
+
+def test_ignored_voxels_count_in_no_region() -> None:
+    labels = torch.randint(0, 3, (2, 40), generator=torch.Generator().manual_seed(0))
+    logits = torch.randn((2, 2, 40), generator=torch.Generator().manual_seed(1))
+    alone = dice_and_binary_cross_entropy(
+        logits[..., :30], labels[:, :30], REGIONS, batch_dice=False, smoothing=SMOOTHING
+    )
+    labels[:, 30:] = 3
+    logits[..., 30:] *= 100
+    loss = supervised_loss([logits], labels, batch_dice=False, smoothing=SMOOTHING, has_ignored=True, regions=REGIONS)
+    assert_close(loss, alone)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

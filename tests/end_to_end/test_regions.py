@@ -1,0 +1,39 @@
+"""Regions that lie in each other."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoseg.core.geometry import Geometry
+from autoseg.data.image import read_label
+from tests.end_to_end.runs import ImageAndLabel, dice_by_class, tiny_run, write_cases
+
+SHELL, CORE = 7, 3
+DESCRIPTION: dict[str, object] = {
+    "labels": {"background": 0, "whole": [SHELL, CORE], "core": CORE},
+    "regions_class_order": [SHELL, CORE],
+}
+
+
+def _nested(rng: np.random.Generator) -> ImageAndLabel:
+    """A bright ball with a brighter core."""
+    shape = (9, 22, 20)
+    centre = [int(rng.integers(size // 3, size - size // 3)) for size in shape]
+    distance = np.sqrt(((np.indices(shape) - np.reshape(centre, (3, 1, 1, 1))) ** 2).sum(axis=0))
+    label = np.where(distance < 3, CORE, np.where(distance < 6, SHELL, 0)).astype(np.uint8)
+    return rng.normal(0.0, 0.3, shape) + 2.0 * (label > 0) + 2.0 * (label == CORE) + 10, label
+
+
+@pytest.mark.slow
+def test_nested_regions_are_learnt(tmp_path: Path) -> None:
+    """The whole is scored with its core; what is painted keeps the two values apart."""
+    source = write_cases(tmp_path / "data", _nested, DESCRIPTION, Geometry(spacing=(2.0, 1.0, 1.0)))
+    workspace, result = tiny_run(tmp_path, source, num_epochs=20)
+    dice = dice_by_class(result)
+    assert list(dice) == ["whole", "core"]
+    assert dice["whole"] > 0.85
+    assert dice["core"] > 0.8
+    for case in result.evaluation.cases:
+        predicted = read_label(workspace.crossval(result.configuration) / f"{case.name}.nii.gz").array
+        assert set(np.unique(predicted)) == {0, SHELL, CORE}
