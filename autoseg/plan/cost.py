@@ -1,4 +1,4 @@
-"""What a network costs, counted from its specification alone: elements, parameters, operations, saved activations."""
+"""What a network costs, counted from its specification alone: elements, parameters, operations."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -111,21 +111,3 @@ def multiply_adds(network: NetworkPlan, patch_size: Sequence[int]) -> int:
         voxels[conv.stage] * conv.num_inputs * conv.num_outputs * (1 if conv.kind == "up" else conv.kernel_voxels)
         for conv in convolutions(network)
     )
-
-
-def saved_elements(network: NetworkPlan, patch_size: Sequence[int]) -> int:
-    """Return how many elements one patch's forward pass saves for the backward pass, before the loss.
-
-    Saved are the input; of each convolution with normalisation its output and what the activation made of it (in place
-    of the normalised); of a projecting shortcut the pooled input and its output; and what is joined at each skip
-    connection. The small statistics of the normalisations are left out.
-    """
-    voxels = [math.prod(shape) for shape in stage_shapes(network, patch_size)]
-    total = network.num_input_channels * voxels[0]
-    for conv in convolutions(network):
-        if conv.kind in ("conv", "up"):
-            total += 2 * conv.num_outputs * voxels[conv.stage]
-        elif conv.kind == "shortcut":
-            is_pooled = any(step > 1 for step in network.strides[conv.stage])
-            total += (conv.num_outputs + is_pooled * conv.num_inputs) * voxels[conv.stage]
-    return total

@@ -9,7 +9,8 @@ from pydantic import JsonValue
 
 from autoseg.core.geometry import Shape, Spacing
 from autoseg.fingerprint.schema import Fingerprint
-from autoseg.plan.cost import multiply_adds, num_parameters, saved_elements
+from autoseg.plan.cost import multiply_adds, num_parameters
+from autoseg.plan.memory import Arithmetic, saved_bytes
 from autoseg.plan.mirroring import Sides
 from autoseg.plan.overrides import OPTIONS, Overrides
 from autoseg.plan.rulebook import Rulebook
@@ -266,15 +267,15 @@ def cost_decision(reasons: Reasons, configuration: ConfigurationPlan) -> Decisio
     """Return what a training step costs: weights, operations, and memory saved for the backward pass."""
     network, patch, batch = configuration.network, configuration.patch_size, configuration.batch_size
     operations = 3 * batch * multiply_adds(network, patch)
-    saved_bytes = 4 * batch * saved_elements(network, patch)
+    saved = saved_bytes(configuration, Arithmetic(is_cpu=False, number_bytes=4))
     value = {
         "parameters": num_parameters(network),
         "multiply-adds per step": operations,
-        "saved activations, bytes": saved_bytes,
+        "saved activations, bytes": saved,
     }
     reason = (
         f"{value['parameters'] / 1e6:.1f} million weights; forward and backward, a step of {batch} patches takes "
-        f"{operations / 1e9:.0f} billion multiply-adds and saves {saved_bytes / 2**30:.2f} GiB of float32 activations."
+        f"{operations / 1e9:.0f} billion multiply-adds and saves {saved / 2**30:.2f} GiB of float32 activations."
     )
     inputs = {"patch size, voxels": patch, "batch size": batch}
     return reasons.decision("cost", value, reason, inputs, ["network"])

@@ -134,6 +134,20 @@ class LowresRules(Record):
 
 class Inferred(Record):
     """`inferred.toml`: constants of the rules that read the fingerprint."""
+class CostRules(Record):
+    """`inferred.toml [cost]`: constants of the predictions of memory, time and disk."""
+
+    program_gb_cpu: Positive
+    program_gb_cuda: Positive
+    workspace_gb_cuda: Positive
+    fragmented_share_cpu: Share
+    loss_norms: Positive
+    augmentation_norms: Positive
+    optimizer_norms: Positive
+    merging_norms: Positive
+    export_norms: Positive
+
+
 
     preset: PresetRules
     target_spacing: TargetSpacingRules
@@ -146,6 +160,7 @@ class Inferred(Record):
     lowres: LowresRules
 
 
+    cost: CostRules
 class CrossValidationRules(Record):
     """`empirical.toml [cross_validation]`."""
 
