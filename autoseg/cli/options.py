@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from autoseg.core.workspace import DEFAULT_WORKSPACE
+from autoseg.network.probe import free_gpu_memory_gb
 
 WORKSPACE = DEFAULT_WORKSPACE
 
@@ -39,10 +40,16 @@ def parse_folds(text: str) -> tuple[int, ...] | None:
 
 
 def parse_memory_gb(text: str) -> float:
-    """Return gigabytes from texts like 24GB, 11 GB, 24."""
+    """Return gigabytes from texts like 24GB, 11 GB, 24; auto stands for what is free on this machine's GPU.
+
+    Raises:
+        PlanError: If there is no GPU to read.
+    """
+    if text == "auto":
+        return free_gpu_memory_gb()
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:GB|G)?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise typer.BadParameter(f"must be an amount of memory such as 24GB, got {text!r}")
+        raise typer.BadParameter(f"must be an amount of memory such as 24GB, or auto, got {text!r}")
     return float(match[1])
 
 

@@ -44,7 +44,9 @@ def plan(
     rules: opt.Rules = None,
     gpu_memory: Annotated[
         float | None,
-        typer.Option(parser=opt.parse_memory_gb, metavar="SIZE", help="Memory of the GPU to plan for: 11GB."),
+        typer.Option(
+            parser=opt.parse_memory_gb, metavar="SIZE", help="Memory of the GPU to plan for: 11GB; auto reads it."
+        ),
     ] = None,
     spacing: Annotated[
         tuple[float, ...] | None,
@@ -92,6 +94,7 @@ def plan(
     if export_nnunet is not None:
         export_nnunet_plans(planned, seen, planned.dataset, export_nnunet)
     if as_json:
+        pipeline.costs_here(place, planned, seen, load_rulebook(rules))
         print_json(planned)
     elif explain_name is not None:
         out.print(
@@ -101,6 +104,8 @@ def plan(
         out.print(compare_plans(planned, Plan.load(compare)), markup=False)
     else:
         tables.show_plan(planned)
+        out.print()
+        tables.show_costs(planned, pipeline.costs_here(place, planned, seen, load_rulebook(rules)))
         out.print(f"\nWrote {place.plan}. Why: autoseg plan --explain{opt.same_workspace(workspace)}")
         if fingerprint is None:
             out.print(f"Next: autoseg train --fold 0{opt.same_workspace(workspace)}")

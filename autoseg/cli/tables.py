@@ -1,6 +1,6 @@
 """Results as tables on stdout."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autoseg.benchmark.run import BenchmarkResult
@@ -9,7 +9,8 @@ from autoseg.data.check import CheckReport
 from autoseg.data.dataset import Dataset
 from autoseg.evaluate.scores import Evaluation, Spread
 from autoseg.infer.predictor import Outcome
-from autoseg.pipeline import RunResult
+from autoseg.pipeline import CPU_PRESET, RunResult
+from autoseg.plan.costs import ConfigurationCosts, Costs
 from autoseg.plan.schema import Plan
 
 MOST_CASES = 60
@@ -46,6 +47,37 @@ _PLAN_ROWS = (
     ("features", lambda chosen: _numbers(chosen.network.features, " ")),
     ("blocks", lambda chosen: _numbers(chosen.network.encoder_blocks, " ")),
     ("normalisation", lambda chosen: ", ".join(entry.scheme for entry in chosen.normalization)),
+)
+
+
+def show_costs(plan: Plan, costs: Costs) -> None:
+    """Print what a plan costs on this machine, and what to do where that is too much."""
+    names = list(costs.configurations)
+    rows = [(title, *(text(costs.configurations[name]) for name in names)) for title, text in _COST_ROWS]
+    show_table(f"Costs on {costs.speed.device}, {costs.speed.precision}", ("", *names), rows)
+    if costs.speed.is_cpu and plan.preset != CPU_PRESET:
+        longest = duration(max(found.cross_validation_s for found in costs.configurations.values()))
+        out.print(
+            f"\nNo GPU here: {costs.num_folds} folds of this plan take {longest} on this CPU. For a CPU, plan with"
+            " --preset cpu, or let autoseg run choose."
+        )
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
+
+
+_COST_ROWS: tuple[tuple[str, Callable[[ConfigurationCosts], str]], ...] = (
+    ("memory, training", lambda found: _size(found.training.total)),
+    ("memory, training on a GPU", lambda found: _size(found.training_on_gpu.total)),
+    ("memory, prediction", lambda found: _size(found.prediction.total)),
+    ("an epoch", lambda found: duration(found.epoch_s)),
+    ("a fold", lambda found: duration(found.fold_s)),
+    ("all folds", lambda found: duration(found.cross_validation_s)),
+    ("a scan of median size", lambda found: duration(found.scan_s)),
+    ("disk, preprocessed, at most", lambda found: _size(found.preprocessed_bytes)),
+    ("disk, models", lambda found: _size(found.model_bytes + found.checkpoint_bytes)),
+    ("disk, label maps, at most", lambda found: _size(found.predictions_bytes)),
 )
 
 

@@ -76,6 +76,16 @@ class Workspace:
         return self.root / "plan.json"
 
     @property
+    def planning(self) -> Path:
+        """How the plan was asked for."""
+        return self.root / "planning.json"
+
+    @property
+    def costs(self) -> Path:
+        """What the plan costs on the machine that it was made on."""
+        return self.root / "costs.json"
+
+    @property
     def selection(self) -> Path:
         return self.root / "selection.json"
 

@@ -1,6 +1,7 @@
 """The order of the stages. Each looks at what lies in the workspace and does only what is missing or out of date."""
 
-from autoseg.pipeline.full_run import RunRequest, RunResult, run
+from autoseg.pipeline.costs import costs_here
+from autoseg.pipeline.full_run import CPU_PRESET, RunRequest, RunResult, run
 from autoseg.pipeline.heldout import score_held_out
 from autoseg.pipeline.prediction import ModelChoice, predict
 from autoseg.pipeline.prepare import (
@@ -16,6 +17,7 @@ from autoseg.pipeline.prepare import (
 from autoseg.pipeline.training import TrainingLength, num_loaders, train, training_length
 
 __all__ = [
+    "CPU_PRESET",
     "DataOptions",
     "ModelChoice",
     "PlanOptions",
@@ -24,6 +26,7 @@ __all__ = [
     "TrainingLength",
     "check",
     "choose_configuration",
+    "costs_here",
     "load_plan",
     "num_loaders",
     "plan",
