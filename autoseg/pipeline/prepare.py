@@ -16,7 +16,7 @@ from autoseg.fingerprint import Fingerprint, extract_fingerprint
 from autoseg.plan.overrides import Overrides
 from autoseg.plan.planner import DatasetDescription, make_plan
 from autoseg.plan.rulebook import load_rulebook
-from autoseg.plan.schema import ConfigurationName, Plan
+from autoseg.plan.schema import ConfigurationName, Decision, Plan
 from autoseg.preprocess.run import preprocess_dataset
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,26 @@ class PlanOptions:
     preset: str | None
     rules: Path | None
     overrides: Overrides = field(default_factory=Overrides)
+
+
+class Planning(Artefact):
+    """How the plan of a workspace was asked for, and what a device has taught since.
+
+    Attributes:
+        preset: Entry of `rules/presets.toml`; None for the default one.
+        rules: Folder of rules that replace others; None for none.
+        overrides: Values that the user set.
+        proved: The memory, in GB, for which training steps fit the device, where they did not at first.
+    """
+
+    preset: str | None
+    rules: Path | None
+    overrides: Overrides
+    proved: Decision | None = None
+
+    def is_as_asked(self, other: "Planning") -> bool:
+        """Return whether both were asked for in the same way, of the same dataset."""
+        return self.model_copy(update={"proved": other.proved}) == other
 
 
 def check(source: Path, workspace: Workspace, options: DataOptions, progress: Progress) -> tuple[Dataset, CheckReport]:
@@ -103,7 +123,13 @@ def plan(
     folds = load_rulebook(plan_options.rules).empirical.cross_validation
     splits = make_splits(groups, options.num_folds or folds.num_folds, folds.seed)
     splits = splits.model_copy(update={"made_from": made_from})
-    planned = plan_from(fingerprint, dataset, plan_options)
+    rules = plan_options.rules.resolve() if plan_options.rules is not None else None
+    asked = Planning(made_from=made_from, preset=plan_options.preset, rules=rules, overrides=plan_options.overrides)
+    known = _up_to_date(Planning, workspace.planning, made_from)
+    if known is not None and known.is_as_asked(asked):
+        asked = known
+    planned = plan_asked(fingerprint, dataset, asked)
+    asked.save(workspace.planning)
     splits.save(workspace.splits)
     planned.save(workspace.plan)
     return planned
@@ -116,6 +142,15 @@ def plan_from(fingerprint: Fingerprint, dataset: DatasetDescription, options: Pl
         PlanError: If no plan satisfies the rules.
     """
     return make_plan(fingerprint, dataset, load_rulebook(options.rules), options.preset, options.overrides)
+
+
+def plan_asked(fingerprint: Fingerprint, dataset: DatasetDescription, asked: Planning) -> Plan:
+    """Return the plan that was asked for, made for the memory that a device has proved where there is one."""
+    if asked.proved is None:
+        return plan_from(fingerprint, dataset, PlanOptions(asked.preset, asked.rules, asked.overrides))
+    overrides = asked.overrides.model_copy(update={"gpu_memory_gb": asked.proved.value})
+    planned = plan_from(fingerprint, dataset, PlanOptions(asked.preset, asked.rules, overrides))
+    return planned.model_copy(update={"decisions": (asked.proved, *planned.decisions)})
 
 
 def preprocess(

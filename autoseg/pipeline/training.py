@@ -8,6 +8,7 @@ from autoseg.core.workspace import Workspace
 from autoseg.data.splits import Split, Splits
 from autoseg.network.device import choose_device
 from autoseg.pipeline.prepare import preprocess
+from autoseg.pipeline.fitting import fit_to_device
 from autoseg.plan.schema import Plan
 from autoseg.train.loop import TrainingRequest, train_fold
 from autoseg.train.record import TrainingRecord
@@ -59,6 +60,7 @@ def num_loaders(device: str, num_workers: int) -> int:
 def load_split(workspace: Workspace, fold: int) -> Split:
     """Return the cases to learn from and to hold out.
 
+    fit_to_device(workspace, request.configuration, request.device)
     Raises:
         TrainingError: If there is no such fold.
     """
