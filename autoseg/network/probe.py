@@ -11,7 +11,7 @@ from autoseg.core.errors import PlanError
 from autoseg.network.device import Precision, best_precision, mixed_precision
 from autoseg.plan.duration import PROBED_ELEMENTS, DeviceSpeed, Layer, LayerSpeed
 
-REPETITIONS = 3
+REPETITIONS = 5
 """Each measurement is taken this often; the fastest counts, as anything else on the machine only slows it down."""
 
 NORM_CHANNELS = 32

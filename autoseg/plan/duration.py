@@ -123,11 +123,14 @@ def validation_step_s(configuration: ConfigurationPlan, speed: DeviceSpeed, rule
 
 def prediction_s(configuration: ConfigurationPlan, scan: Scan, speed: DeviceSpeed, rules: CostRules) -> float:
     """Return the seconds of predicting a prepared scan: networks, merging, classes."""
+    # Layers were probed on a training batch, which shares out the work on the weights; a batch of tiles shares it less.
+    unshared = 1 / scan.tiles_at_once - 1 / configuration.batch_size
+    prepared = max(unshared, 0.0) * num_parameters(configuration.network) * rules.weight_norms * speed.norm_prediction_s
     passes = tiles_of(configuration, scan) * num_passes(configuration, scan)
     logits = configuration.network.num_outputs * math.prod(configuration.patch_size)
     merged = passes * logits * rules.merging_norms * speed.norm_prediction_s
     exported = math.prod(scan.shape) * configuration.network.num_outputs * rules.export_norms * speed.norm_prediction_s
-    return passes * _network_s(configuration, speed, is_training=False) + merged + exported
+    return passes * (_network_s(configuration, speed, is_training=False) + prepared) + merged + exported
 
 
 def _network_s(configuration: ConfigurationPlan, speed: DeviceSpeed, *, is_training: bool) -> float:

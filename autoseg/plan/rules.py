@@ -144,6 +144,7 @@ class CostRules(Record):
     loss_norms: Positive
     augmentation_norms: Positive
     optimizer_norms: Positive
+    weight_norms: Positive
     merging_norms: Positive
     export_norms: Positive
 

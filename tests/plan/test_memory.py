@@ -1,5 +1,6 @@
 """Memory: predicted from the specification, held against what a real step saves and, on a GPU, allocates."""
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from autoseg.network.device import best_precision
 from autoseg.plan.memory import Arithmetic, largest_source, saved_bytes, training_memory
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationPlan, NetworkPlan
@@ -15,6 +17,8 @@ from autoseg.train.augment import draw_augmentation, source_shape
 from autoseg.train.sampling import Batch
 from autoseg.train.trainer import Trainer
 from tests.train.plans import augmentation, cube_configuration, training
+from tools.measure_costs import SHAPES as SHAPES_MEASURED
+from tools.measure_costs import measured_apart, planned
 
 RULES = load_rulebook().inferred.cost
 
@@ -93,6 +97,19 @@ def test_no_patch_needs_more_of_a_scan_than_foreseen(patch: tuple[int, ...]) -> 
     drawn = source_shape([draw_augmentation(rng, plan, patch, 1) for _ in range(3000)], patch)
     assert all(most >= size for most, size in zip(foreseen, drawn, strict=True))
     assert np.prod(foreseen) < 1.25 * np.prod(drawn)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the resident set is read as Linux has it")
+def test_the_peak_on_a_cpu_is_what_is_predicted() -> None:
+    shape = next(found for found in SHAPES_MEASURED if found.name == "slices")
+    made, _ = planned(shape)
+    configuration = made.configurations[shape.configuration]
+    number_bytes = 4 if best_precision(torch.device("cpu")) == "float32" else 2
+    predicted = training_memory(configuration, made.training, Arithmetic(is_cpu=True, number_bytes=number_bytes), RULES)
+    measured = measured_apart(shape, "training step")["bytes"]
+    assert predicted.total - predicted.program == pytest.approx(measured, rel=0.1)
+    assert measured > 500e6
 
 
 @pytest.mark.gpu
