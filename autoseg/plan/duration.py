@@ -130,7 +130,8 @@ def prediction_s(configuration: ConfigurationPlan, scan: Scan, speed: DeviceSpee
     logits = configuration.network.num_outputs * math.prod(configuration.patch_size)
     merged = passes * logits * rules.merging_norms * speed.norm_prediction_s
     exported = math.prod(scan.shape) * configuration.network.num_outputs * rules.export_norms * speed.norm_prediction_s
-    return passes * (_network_s(configuration, speed, is_training=False) + prepared) + merged + exported
+    seen = rules.scan_factor * passes * (_network_s(configuration, speed, is_training=False) + prepared)
+    return seen + merged + exported
 
 
 def _network_s(configuration: ConfigurationPlan, speed: DeviceSpeed, *, is_training: bool) -> float:

@@ -145,6 +145,7 @@ class CostRules(Record):
     augmentation_norms: Positive
     optimizer_norms: Positive
     weight_norms: Positive
+    scan_factor: Positive
     merging_norms: Positive
     export_norms: Positive
 

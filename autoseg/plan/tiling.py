@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from autoseg.core.geometry import Shape
 from autoseg.plan.cost import num_parameters, stage_shapes
-from autoseg.plan.memory import SINGLE, Arithmetic, MemoryEstimate, half_copies, library_bytes, program_bytes
+from autoseg.plan.memory import SINGLE, Arithmetic, MemoryEstimate, library_bytes, program_bytes
 from autoseg.plan.rules import CostRules
 from autoseg.plan.schema import ConfigurationPlan, NetworkPlan
 
@@ -54,14 +54,14 @@ def prediction_memory(
     scan_bytes = SINGLE * network.num_input_channels * (math.prod(padded) + math.prod(scan.shape) * arithmetic.is_cpu)
     return MemoryEstimate(
         program=program_bytes(arithmetic, rules),
-        weights=scan.num_networks * parameters + half_copies(scan.num_networks * parameters, arithmetic),
+        weights=scan.num_networks * parameters,
         optimizer=0,
         gradients=0,
         activations=_seen_bytes(network, configuration.patch_size, scan.tiles_at_once, arithmetic),
         loss=0,
         workspace=logits * min(num_passes(configuration, scan), 2) + library_bytes(arithmetic, rules),
         data=scan_bytes + SINGLE * network.num_outputs * merged * padded[1] * padded[2] + math.prod(scan.shape),
-    ).fragmented(arithmetic, rules)
+    )
 
 
 def _rows_between(tile: Shape, padded: Sequence[int], scan: Scan) -> int:

@@ -59,7 +59,7 @@ def test_a_scan_takes_its_tiles_times_their_mirror_images() -> None:
     one = Scan(shape=(16, 16, 16), num_networks=1, mirror=False, tiles_at_once=1, tile_step=0.5)
     many = Scan(shape=(16, 24, 33), num_networks=2, mirror=True, tiles_at_once=1, tile_step=0.5)
     once = prediction_s(configuration, one, speed, RULES)
-    assert once == pytest.approx(1e-9 * multiply_adds(configuration.network, (16, 16, 16)))
+    assert once == pytest.approx(RULES.scan_factor * 1e-9 * multiply_adds(configuration.network, (16, 16, 16)))
     assert prediction_s(configuration, many, speed, RULES) == pytest.approx(1 * 2 * 4 * 2 * 8 * once)
 
 
