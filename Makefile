@@ -1,12 +1,14 @@
 # make demo    environment, install, the main job on the embedded dataset
 # make test    environment, install, all checks
 # make check   format, lint, types, tests (layers among them)
+# make costs   measures memory and time beside what is predicted, into docs/costs.md; some minutes
+# make kill-test    kills a training at 20 random moments and compares what it ends with; some minutes
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check format benchmark clean
+.PHONY: install demo test check format costs kill-test benchmark clean
 
 install: $(VENV)/.installed
 
@@ -31,6 +33,12 @@ check:
 format:
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+kill-test: install
+	$(BIN)/python tools/kill_test.py --kills 20
+
+costs: install
+	$(BIN)/python -m tools.measure_costs
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -10,6 +10,7 @@ from autoseg.core.artefact import Artefact, Record
 from autoseg.core.progress import Progress
 from autoseg.core.workspace import Workspace
 from autoseg.pipeline import RunRequest, RunResult, run
+from autoseg.train.hooks import NO_HOOKS, Hooks
 
 PHANTOM = "phantom"
 """Name of the dataset that is made on the spot."""
@@ -47,7 +48,12 @@ class BenchmarkResult(Artefact):
 
 
 def benchmark(
-    name: str, source: Path | None, workspace: Workspace, request: RunRequest, progress: Progress
+    name: str,
+    source: Path | None,
+    workspace: Workspace,
+    request: RunRequest,
+    progress: Progress,
+    hooks: Hooks = NO_HOOKS,
 ) -> BenchmarkResult:
     """Fetch a dataset by its name, run the pipeline on it, and compare with the published scores of the same folds.
 
@@ -57,6 +63,7 @@ def benchmark(
         workspace: For everything.
         request: What to run; its `source` is replaced.
         progress: Shows the stages.
+        hooks: What ends a training early, and what its epochs bring about.
 
     Raises:
         DownloadError: If the name is unknown or the dataset cannot be fetched.
@@ -64,7 +71,7 @@ def benchmark(
     """
     entry = find_entry(name)
     data = source or _get(entry, workspace, progress)
-    finished = run(workspace, replace(request, source=data), progress)
+    finished = run(workspace, replace(request, source=data), progress, hooks)
     result = BenchmarkResult(
         run=finished,
         source=entry.published.source if entry.published else "",

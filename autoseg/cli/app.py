@@ -1,6 +1,7 @@
 """The commands.
 
-Results go to stdout, logs and progress to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+Results go to stdout, logs and progress to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted,
+143 ended by SIGTERM.
 """
 
 import sys
@@ -14,11 +15,15 @@ from autoseg import pipeline
 from autoseg.benchmark.run import benchmark as run_benchmark
 from autoseg.cli import options as opt
 from autoseg.cli import planning, tables
+from autoseg.cli.interruption import INTERRUPTION
 from autoseg.cli.planning import with_explained_value
-from autoseg.cli.terminal import TerminalProgress, duration, err, out, print_json, show_logs
-from autoseg.core.errors import AutosegError
+from autoseg.cli.terminal import TerminalProgress, duration, err, out, print_json, quiet_threads, show_logs
+from autoseg.cli.training import training_hooks
+from autoseg.core.errors import AutosegError, InterruptionError
 from autoseg.core.workspace import Workspace
 from autoseg.evaluate.run import evaluate as evaluate_files
+from autoseg.report.live import curves_path
+from autoseg.report.picture import write_curves
 from autoseg.report.run import draw_run
 from autoseg.train.loop import TrainingRequest
 
@@ -41,14 +46,18 @@ def main() -> None:
     show_logs(debug=debug)
     try:
         words = with_explained_value([text for text in arguments if text != "--debug"])
-        code = app(args=words or ["--help"], prog_name="autoseg", standalone_mode=False)
+        with INTERRUPTION.watched(), quiet_threads():
+            code = app(args=words or ["--help"], prog_name="autoseg", standalone_mode=False)
     except typer.TyperException as error:
         command = " ".join(["autoseg", *(text for text in arguments[:1] if text in COMMANDS)])
         err.print(f"Error: {error.format_message()} See {command} --help.", markup=False)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         err.print("Interrupted. The same command goes on from here.")
-        sys.exit(130)
+        sys.exit(INTERRUPTION.exit_code)
+    except InterruptionError as error:
+        err.print(f"Interrupted. {error}", markup=False)
+        sys.exit(INTERRUPTION.exit_code)
     except AutosegError as error:
         if debug:
             raise
@@ -118,6 +127,8 @@ def train(
     seed: opt.Seed = 0,
     workers: opt.Workers = None,
     restart: opt.Restart = False,
+    init_from: opt.InitFrom = None,
+    tensorboard: opt.TensorBoard = False,
     as_json: opt.Json = False,
 ) -> None:
     """Train one fold, or go on with it.
@@ -137,8 +148,12 @@ def train(
         seed=seed,
         num_workers=pipeline.num_loaders(device, opt.num_workers(workers)),
         restart=restart,
+        init_from=init_from,
     )
-    record = pipeline.train(place, request, opt.num_workers(workers), TerminalProgress())
+    with training_hooks(place, tensorboard=tensorboard) as hooks:
+        record = pipeline.train(place, request, opt.num_workers(workers), TerminalProgress(), hooks)
+    curves = curves_path(place, chosen, fold)
+    write_curves(curves, place.fold(chosen, fold).history)
     evaluation = pipeline.score_held_out(place, chosen, (fold,), device, opt.num_workers(workers), TerminalProgress())
     if as_json:
         print_json({"training": record.model_dump(mode="json"), "held_out": evaluation.model_dump(mode="json")})
@@ -146,7 +161,8 @@ def train(
     tables.show_evaluation(f"Held-out cases of fold {fold}, {chosen}", evaluation)
     out.print(
         f"\nTrained {record.num_epochs} epochs, {record.num_steps} steps, in {duration(record.seconds)}."
-        f" Wrote {place.fold(chosen, fold).root}. Next: autoseg predict SCAN OUT{opt.same_workspace(workspace)}"
+        f" Wrote {place.fold(chosen, fold).root} and {curves}."
+        f" Next: autoseg predict SCAN OUT{opt.same_workspace(workspace)}"
     )
 
 
@@ -210,6 +226,8 @@ def run(
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     workers: opt.Workers = None,
+    init_from: opt.InitFrom = None,
+    tensorboard: opt.TensorBoard = False,
     as_json: opt.Json = False,
 ) -> None:
     """Do all of it; the same command goes on.
@@ -227,8 +245,10 @@ def run(
         budget_s=budget,
         device=device,
         seed=seed,
+        init_from=init_from,
     )
-    result = pipeline.run(place, request, TerminalProgress())
+    with training_hooks(place, tensorboard=tensorboard) as hooks:
+        result = pipeline.run(place, request, TerminalProgress(), hooks)
     pictures = draw_run(place, result)
     if as_json:
         print_json(result)
@@ -256,6 +276,7 @@ def benchmark(
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     workers: opt.Workers = None,
+    tensorboard: opt.TensorBoard = False,
     as_json: opt.Json = False,
 ) -> None:
     """Run a public dataset; compare with published Dice.
@@ -274,7 +295,8 @@ def benchmark(
         device=device,
         seed=seed,
     )
-    result = run_benchmark(name, source, place, request, TerminalProgress())
+    with training_hooks(place, tensorboard=tensorboard) as hooks:
+        result = run_benchmark(name, source, place, request, TerminalProgress(), hooks)
     pictures = draw_run(place, result.run)
     if as_json:
         print_json(result)

@@ -102,4 +102,9 @@ Workers = Annotated[
     int | None, typer.Option("--workers", min=0, help="Background processes. [default: by the number of cores]")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of weights, patches and augmentation.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write the curves for TensorBoard.")]
+InitFrom = Annotated[
+    Path | None,
+    typer.Option("--init-from", help="Begin with the weights of another model: its .safetensors, or a fold's folder."),
+]
 Restart = Annotated[bool, typer.Option("--restart", help="Throw away what earlier trainings left.")]

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from autoseg.core.progress import Task
+
+log = logging.getLogger(__name__)
 
 out = Console(highlight=False, soft_wrap=True)
 """Results."""
@@ -36,12 +39,44 @@ def show_logs(*, debug: bool) -> None:
     logger.propagate = False
 
 
+@contextmanager
+def quiet_threads() -> Iterator[None]:
+    """Within the block, log why a background thread ended: what it leads to gets a message of its own."""
+    before = threading.excepthook
+    threading.excepthook = lambda ended: log.debug("A background thread ended.", exc_info=ended.exc_value)
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
 class _TimeLeft(ProgressColumn):
-    """Seconds that are left, from the share that is done."""
+    """What is left, by the task's pace."""
 
     def render(self, task: RichTask) -> Text:
-        left = task.time_remaining if task.total else None
-        return Text("" if left is None else f"{duration(left)} left", style="cyan")
+        left_s = task.fields["left_s"]
+        return Text("" if left_s is None else f"{duration(left_s)} left", style="cyan")
+
+
+class _Pace:
+    """How fast a task gets on, from where it stood when it was seen first."""
+
+    def __init__(self, total: float) -> None:
+        self._total = total
+        self._first, self._began_s = 0.0, time.monotonic()
+        self._has_begun = False
+
+    def begin_at(self, done: float) -> None:
+        """Count from `done`, the first time only: what an earlier run did says nothing of the pace of this one."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._first, self._began_s = done, time.monotonic()
+
+    def left_s(self, done: float) -> float | None:
+        """Return the seconds until the end; None while nothing is known."""
+        if done <= self._first:
+            return None
+        return (time.monotonic() - self._began_s) * max(self._total - done, 0.0) / (done - self._first)
 
 
 class TerminalProgress:
@@ -51,7 +86,7 @@ class TerminalProgress:
     def task(self, name: str, total: float) -> Iterator[Task]:
         """Open a task that is seen until it closes."""
         if not err.is_terminal:
-            yield _LoggedTask(name, total)
+            yield _LoggedTask(name, max(total, 1e-9))
             return
         count = (
             TextColumn("{task.percentage:>3.0f} %") if total != int(total) or total > 10000 else MofNCompleteColumn()
@@ -65,36 +100,48 @@ class TerminalProgress:
             TextColumn("{task.fields[shown]}"),
         )
         with RichProgress(*columns, console=err, transient=False) as bars:
-            yield _BarTask(bars, bars.add_task(name, total=max(total, 1e-9), shown=""))
+            yield _BarTask(bars, name, max(total, 1e-9))
 
 
 class _BarTask:
-    def __init__(self, bars: RichProgress, number: object) -> None:
+    def __init__(self, bars: RichProgress, name: str, total: float) -> None:
         self._bars = bars
-        self._number = number
+        self._number = bars.add_task(name, total=total, shown="", left_s=None)
+        self._pace = _Pace(total)
+        self._done = 0.0
         self._shown: dict[str, str] = {}
 
     def advance(self, steps: float = 1, **shown: str) -> None:
-        self._shown |= shown
-        self._bars.update(self._number, advance=steps, shown=_fields(self._shown))  # type: ignore[arg-type]
+        self._move(self._done + steps, shown)
 
     def position(self, done: float, **shown: str) -> None:
+        self._pace.begin_at(done)
+        self._move(done, shown)
+
+    def _move(self, done: float, shown: dict[str, str]) -> None:
+        self._done = done
         self._shown |= shown
-        self._bars.update(self._number, completed=done, shown=_fields(self._shown))  # type: ignore[arg-type]
+        left_s = self._pace.left_s(done)
+        self._bars.update(self._number, completed=done, shown=_fields(self._shown), left_s=left_s)
 
 
 class _LoggedTask:
     def __init__(self, name: str, total: float) -> None:
-        self._name, self._total = name, max(total, 1e-9)
+        self._name, self._total = name, total
+        self._pace = _Pace(total)
         self._done = 0.0
         self._is_over = False
-        self._started = self._reported = time.monotonic()
+        self._reported = time.monotonic()
         self._shown: dict[str, str] = {}
 
     def advance(self, steps: float = 1, **shown: str) -> None:
-        self.position(self._done + steps, **shown)
+        self._move(self._done + steps, shown)
 
     def position(self, done: float, **shown: str) -> None:
+        self._pace.begin_at(done)
+        self._move(done, shown)
+
+    def _move(self, done: float, shown: dict[str, str]) -> None:
         self._done = done
         self._shown |= shown
         now = time.monotonic()
@@ -102,10 +149,9 @@ class _LoggedTask:
         if self._is_over or not (finished or now - self._reported >= SECONDS_BETWEEN_LINES):
             return
         self._reported, self._is_over = now, finished
-        share = min(done / self._total, 1.0)
-        left = (now - self._started) * (1 - share) / max(share, 1e-9)
-        rest = "" if finished else f", {duration(left)} left"
-        err.print(f"{self._name}: {share:.0%}{rest} {_fields(self._shown)}".rstrip())
+        left_s = None if finished else self._pace.left_s(done)
+        rest = "" if left_s is None else f", {duration(left_s)} left"
+        err.print(f"{self._name}: {min(done / self._total, 1.0):.0%}{rest} {_fields(self._shown)}".rstrip())
 
 
 def _fields(shown: dict[str, str]) -> str:

@@ -8,6 +8,7 @@ Each is one sentence: *where: what must hold, what was got. What to do.*
     ├── DownloadError      a public dataset that cannot be fetched
     ├── PlanError          a plan that cannot be made or does not fit
     ├── TrainingError      a training that cannot start or go on
+    ├── InterruptionError  work that was asked to end early
     ├── PredictionError    a scan that cannot be segmented
     └── EvaluationError    predictions and references that cannot be compared
 
@@ -37,6 +38,10 @@ class PlanError(AutosegError):
 
 class TrainingError(AutosegError):
     """A training cannot start or go on; the last checkpoint is intact."""
+
+
+class InterruptionError(AutosegError):
+    """Work was asked to end early and did; the same command goes on from there."""
 
 
 class PredictionError(AutosegError):

@@ -266,10 +266,27 @@ def _write_array(path: Path, array: NDArray[Any], patch: Shape) -> None:
 
 def _open_array(path: Path) -> LazyArray:
     try:
-        array: LazyArray = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+        return _FileArray(path, blosc2.open(str(path), mode="r", dparams={"nthreads": 1}))
     except (OSError, RuntimeError, ValueError) as error:
         raise _damaged(path, error) from None
-    return array
+
+
+@dataclass(frozen=True)
+class _FileArray:
+    """An array on disk that names its file where a part of it cannot be read."""
+
+    path: Path
+    array: LazyArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def __getitem__(self, part: tuple[slice, ...], /) -> NDArray[Any]:
+        try:
+            return self.array[part]
+        except (OSError, RuntimeError, ValueError) as error:
+            raise _damaged(self.path, error) from None
 
 
 def _damaged(path: Path, error: Exception) -> ArtefactError:

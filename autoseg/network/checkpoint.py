@@ -19,18 +19,28 @@ def save_weights(weights: dict[str, Tensor], path: Path) -> None:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
 
 
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Return the state dict of a file, on the CPU.
+
+    Raises:
+        ArtefactError: If the file is missing or damaged.
+    """
+    try:
+        weights: dict[str, Tensor] = load_file(path)
+    except FileNotFoundError:
+        raise ArtefactError(f"{path}: weights must be there, found no file. Train this fold first.") from None
+    except (SafetensorError, OSError) as error:
+        raise ArtefactError(f"{path}: must be a safetensors file, got: {error}. Train this fold again.") from None
+    return weights
+
+
 def load_network(path: Path, plan: NetworkPlan) -> UNet:
     """Return the network of a plan with the weights of a file, on the CPU, ready for prediction.
 
     Raises:
         ArtefactError: If the file is missing, damaged, or holds the weights of another network.
     """
-    try:
-        weights = load_file(path)
-    except FileNotFoundError:
-        raise ArtefactError(f"{path}: weights must be there, found no file. Train this fold first.") from None
-    except (SafetensorError, OSError) as error:
-        raise ArtefactError(f"{path}: must be a safetensors file, got: {error}. Train this fold again.") from None
+    weights = load_weights(path)
     with torch.device("meta"):
         network = UNet(plan)
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}

@@ -25,6 +25,7 @@ from autoseg.pipeline.heldout import score_held_out
 from autoseg.pipeline.prepare import DataOptions, PlanOptions, choose_configuration, plan, preprocess
 from autoseg.pipeline.training import TrainingLength, load_split, num_loaders, train, training_length
 from autoseg.plan.schema import ConfigurationName, Plan
+from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.loop import TrainingRequest
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class RunRequest:
         budget_s: Seconds of wall time for everything together.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         seed: Of weights, patches and augmentation.
+        init_from: Weights to begin with, a file or the folder of a finished training; None for random ones.
     """
 
     source: Path
@@ -64,6 +66,7 @@ class RunRequest:
     budget_s: float | None
     device: str
     seed: int
+    init_from: Path | None = None
 
 
 class RunResult(Artefact):
@@ -111,8 +114,14 @@ class _Stopwatch:
         return time.monotonic() - self.started
 
 
-def run(workspace: Workspace, request: RunRequest, progress: Progress) -> RunResult:
+def run(workspace: Workspace, request: RunRequest, progress: Progress, hooks: Hooks = NO_HOOKS) -> RunResult:
     """Check, plan, preprocess, train folds, predict and score their held-out cases; what is done is not done again.
+
+    Args:
+        workspace: For everything.
+        request: What to run.
+        progress: Shows the stages.
+        hooks: What ends a training early, and what its epochs bring about.
 
     Raises:
         AutosegError: Of the stage that fails.
@@ -128,7 +137,13 @@ def run(workspace: Workspace, request: RunRequest, progress: Progress) -> RunRes
     folds = request.folds if request.folds is not None else tuple(range(len(Splits.load(workspace.splits).folds)))
     for fold in folds:
         load_split(workspace, fold)
-    log.info("Plan for %s: preset %s, configuration %s, folds %s.", device, planned.preset, configuration, folds)
+    log.info(
+        "Planned for %s with the preset %s. Training %s, fold %s.",
+        device,
+        planned.preset,
+        configuration,
+        ", ".join(str(fold) for fold in folds),
+    )
     with watch.measure("preprocess"):
         preprocess(workspace, configuration, request.data.num_workers, progress)
     length = training_length(planned, request.num_epochs, request.budget_s)
@@ -145,8 +160,9 @@ def run(workspace: Workspace, request: RunRequest, progress: Progress) -> RunRes
             seed=request.seed,
             num_workers=num_loaders(request.device, request.data.num_workers),
             restart=False,
+            init_from=request.init_from,
         )
-        record = train(workspace, training, request.data.num_workers, progress)
+        record = train(workspace, training, request.data.num_workers, progress, hooks)
         watch.seconds["train"] = watch.seconds.get("train", 0.0) + record.seconds
     with watch.measure("predict and score held-out cases"):
         evaluation = score_held_out(workspace, configuration, folds, request.device, request.data.num_workers, progress)
@@ -192,7 +208,7 @@ def _allocate(
             f"--budget: must leave {SHORTEST_TRAINING_S:.0f} s for each of {len(folds)} trainings, got"
             f" {training_s:.0f} s. Give at least {needed:.0f} s, or fewer --folds."
         )
-    log.info("Of %.0f s, each training takes %.0f s; prediction takes %.0f s.", budget_s, training_s, prediction_s)
+    log.info("Of %.0f s, each training gets %.0f s; prediction %.0f s in all.", budget_s, training_s, prediction_s)
     shares = Allocation(made_from=made_from, training_s=training_s, prediction_s=prediction_s / len(folds))
     shares.save(workspace.allocation)
     return shares

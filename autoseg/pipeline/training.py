@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from autoseg.core.errors import TrainingError
 from autoseg.core.progress import Progress
 from autoseg.core.workspace import Workspace
+from autoseg.data.dataset import Dataset
 from autoseg.data.splits import Split, Splits
 from autoseg.network.device import choose_device
-from autoseg.pipeline.prepare import preprocess
 from autoseg.pipeline.fitting import fit_to_device
+from autoseg.pipeline.prepare import preprocess
 from autoseg.plan.schema import Plan
-from autoseg.train.loop import TrainingRequest, train_fold
+from autoseg.train.hooks import NO_HOOKS, Hooks
+from autoseg.train.loop import FoldData, TrainingRequest, train_fold
 from autoseg.train.record import TrainingRecord
 
 
@@ -40,16 +42,29 @@ def training_length(planned: Plan, num_epochs: int | None, budget_s: float | Non
     return TrainingLength(num_epochs or planned.training.num_epochs, None)
 
 
-def train(workspace: Workspace, request: TrainingRequest, num_workers: int, progress: Progress) -> TrainingRecord:
+def train(
+    workspace: Workspace, request: TrainingRequest, num_workers: int, progress: Progress, hooks: Hooks = NO_HOOKS
+) -> TrainingRecord:
     """Train one fold of one configuration, or go on with it; preprocess first where needed.
+
+    On a GPU, the first fold proves that the plan fits it; see `fit_to_device`.
+
+    Args:
+        workspace: Of a planned dataset.
+        request: What to train.
+        num_workers: Processes that preprocess.
+        progress: Shows the stages.
+        hooks: What ends the training early, and what its epochs bring about.
 
     Raises:
         TrainingError: If there is no such fold; see also `train_fold`.
     """
     split = load_split(workspace, request.fold)
+    fit_to_device(workspace, request.configuration, request.device)
     planned, data_folder = preprocess(workspace, request.configuration, num_workers, progress)
+    data = FoldData(split, data_folder, Dataset.load(workspace.dataset).digest())
     folder = workspace.fold(request.configuration, request.fold)
-    return train_fold(planned, split, data_folder, folder, request, progress)
+    return train_fold(planned, data, folder, request, progress, hooks)
 
 
 def num_loaders(device: str, num_workers: int) -> int:
@@ -60,7 +75,6 @@ def num_loaders(device: str, num_workers: int) -> int:
 def load_split(workspace: Workspace, fold: int) -> Split:
     """Return the cases to learn from and to hold out.
 
-    fit_to_device(workspace, request.configuration, request.device)
     Raises:
         TrainingError: If there is no such fold.
     """

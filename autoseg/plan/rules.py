@@ -36,10 +36,12 @@ class TrainingRules(Record):
     validation_steps: Annotated[int, Field(ge=0)]
     learning_rate: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)]
+    second_momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0)]
     schedule_exponent: Annotated[float, Field(ge=0)]
     warmup_fraction: Share
     weight_average_decay: Annotated[float, Field(ge=0, lt=1)]
+    weight_average_ramp_steps: Ratio
     gradient_clip: Positive
     foreground_fraction: Share
     dice_smoothing: Annotated[float, Field(ge=0)]
@@ -132,8 +134,6 @@ class LowresRules(Record):
     min_voxel_ratio: Ratio
 
 
-class Inferred(Record):
-    """`inferred.toml`: constants of the rules that read the fingerprint."""
 class CostRules(Record):
     """`inferred.toml [cost]`: constants of the predictions of memory, time and disk."""
 
@@ -150,6 +150,8 @@ class CostRules(Record):
     export_norms: Positive
 
 
+class Inferred(Record):
+    """`inferred.toml`: constants of the rules that read the fingerprint."""
 
     preset: PresetRules
     target_spacing: TargetSpacingRules
@@ -160,9 +162,9 @@ class CostRules(Record):
     sizing: SizingRules
     batch_size: BatchSizeRules
     lowres: LowresRules
-
-
     cost: CostRules
+
+
 class CrossValidationRules(Record):
     """`empirical.toml [cross_validation]`."""
 

@@ -165,10 +165,12 @@ class TrainingPlan(Record):
         validation_steps: Validation batches after an epoch.
         learning_rate: At the start of the schedule.
         momentum: Of SGD (first beta of AdamW).
+        second_momentum: Second beta of AdamW.
         weight_decay: Of the optimiser.
         schedule_exponent: Learning rate is multiplied by (1 - progress) ** exponent.
         warmup_fraction: Share of the training in which the learning rate rises linearly.
         weight_average_decay: Of the moving average of the weights per step; 0 for none.
+        weight_average_ramp_steps: The decay is at most (1 + step) / (ramp + step), so that early weights fade fast.
         gradient_clip: Largest norm of the gradient.
         foreground_fraction: Share of a batch that is centred on foreground.
         dice_smoothing: Added to numerator and denominator of the Dice loss.
@@ -181,10 +183,12 @@ class TrainingPlan(Record):
     validation_steps: int
     learning_rate: float
     momentum: float
+    second_momentum: float
     weight_decay: float
     schedule_exponent: float
     warmup_fraction: float
     weight_average_decay: float
+    weight_average_ramp_steps: float
     gradient_clip: float
     foreground_fraction: float
     dice_smoothing: float

@@ -6,6 +6,7 @@ from autoseg.core.workspace import Workspace
 from autoseg.data.dataset import Dataset
 from autoseg.data.image import read_image, read_label
 from autoseg.pipeline import RunResult
+from autoseg.report.live import curves_path
 from autoseg.report.picture import write_curves, write_overlay
 
 
@@ -27,7 +28,7 @@ def draw_run(workspace: Workspace, result: RunResult) -> list[Path]:
     )
     pictures = [overlay]
     for fold in result.folds:
-        curves = workspace.report / f"{result.configuration}_fold_{fold}_curves.png"
+        curves = curves_path(workspace, result.configuration, fold)
         write_curves(curves, workspace.fold(result.configuration, fold).history)
         pictures.append(curves)
     return pictures

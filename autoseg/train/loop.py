@@ -1,40 +1,49 @@
-"""The training loop: one network, one configuration, one fold."""
+"""The training of one network: one configuration, one fold, from an empty folder or a checkpoint to the record."""
 
 import platform
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import filelock
 import numpy as np
 import torch
-from torch import Tensor
 
 import autoseg
-from autoseg.core.artefact import digest_of
+from autoseg.core.artefact import digest_of, digest_of_file
 from autoseg.core.errors import TrainingError
 from autoseg.core.labels import Labels
-from autoseg.core.progress import Progress, Task
+from autoseg.core.progress import Progress
 from autoseg.core.workspace import FoldFolder
 from autoseg.data.splits import Split
 from autoseg.network.checkpoint import save_weights
-from autoseg.plan.schema import ConfigurationName, ConfigurationPlan, Plan
-from autoseg.train.record import (
-    Row,
-    TrainingRecord,
-    TrainingState,
-    different_training,
-    load_state,
-    save_state,
-)
-from autoseg.train.sampling import Batch, PatchSource, SamplingPlan, load_batches
-from autoseg.train.schedule import Clock, learning_rate
+from autoseg.plan.schema import ConfigurationName, Plan
+from autoseg.train.epoch import Fold, train_epochs
+from autoseg.train.failure import writing
+from autoseg.train.hooks import NO_HOOKS, Hooks
+from autoseg.train.initial import initial_weights_file
+from autoseg.train.record import Row, TrainingRecord, TrainingState, different_training, load_state
+from autoseg.train.sampling import PatchSource, SamplingPlan, load_batches
+from autoseg.train.schedule import Clock
 from autoseg.train.trainer import Trainer
 
-FORWARD_SHARE = 1 / 3
-"""Of a training step's operations; a guess at the time of validation before it was measured."""
+
+@dataclass(frozen=True)
+class FoldData:
+    """What a fold learns from.
+
+    Attributes:
+        split: Names of the cases to learn from and to watch.
+        folder: Preprocessed cases of the configuration.
+        digest: Of the dataset that they are of.
+    """
+
+    split: Split
+    folder: Path
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,7 @@ class TrainingRequest:
         seed: Of weights, patches and augmentation.
         num_workers: Background processes that load patches; 0 loads between the steps.
         restart: Whether to throw away what an earlier training left in the folder.
+        init_from: Weights to begin with, a file or the folder of a finished training; None for random ones.
     """
 
     configuration: ConfigurationName
@@ -60,39 +70,40 @@ class TrainingRequest:
     seed: int
     num_workers: int
     restart: bool
+    init_from: Path | None = None
 
 
 def train_fold(
-    plan: Plan, split: Split, data_folder: Path, folder: FoldFolder, request: TrainingRequest, progress: Progress
+    plan: Plan,
+    data: FoldData,
+    folder: FoldFolder,
+    request: TrainingRequest,
+    progress: Progress,
+    hooks: Hooks = NO_HOOKS,
 ) -> TrainingRecord:
     """Train one network, or go on with a training that was broken off, and return its record.
 
     Args:
         plan: Recipe and network.
-        split: Names of the cases to learn from and to watch.
-        data_folder: Preprocessed cases of the configuration.
+        data: Cases to learn from and to watch.
         folder: Where weights, checkpoint and history go; held by a lock meanwhile.
         request: What to train, for how long, where.
         progress: Shows the training.
+        hooks: What ends it early, and what its epochs bring about.
 
     Raises:
-        TrainingError: If another process trains here, the folder holds another training, the split leaves a side empty,
-            the configuration needs an earlier stage, or the loss is not finite.
+        InterruptionError: If `hooks` ends it early; a checkpoint of that moment is on disk.
+        TrainingError: If another process trains here, the folder holds another training or cannot be written, the split
+            leaves a side empty, the configuration needs an earlier stage, a preprocessed case cannot be read, the loss
+            is not finite, or the GPU's memory is too small.
     """
-    configuration = plan.configurations[request.configuration]
-    _require_trainable(plan, split, request)
-    identity = digest_of(
-        [
-            configuration.model_dump(mode="json"),
-            plan.training.model_dump(mode="json"),
-            split.model_dump(mode="json"),
-            (request.seed, request.num_epochs, request.budget_s),
-        ]
-    )
+    _require_trainable(plan, data.split, request)
+    initial = initial_weights_file(request.init_from) if request.init_from is not None else None
+    initial_digest = {"initial weights": digest_of_file(initial)} if initial is not None else {}
+    identity = _identity(plan, data.split, request, initial_digest)
     with _locked(folder):
         if request.restart:
-            for path in (folder.record, folder.checkpoint, folder.history, folder.weights):
-                path.unlink(missing_ok=True)
+            _clear(folder)
         if folder.record.exists() and folder.weights.exists():
             record = TrainingRecord.load(folder.record)
             if record.identity != identity:
@@ -101,27 +112,73 @@ def train_fold(
         clock_start = time.monotonic()
         state = load_state(identity, folder)
         clock = Clock(request.num_epochs, request.budget_s, state.spent_s, clock_start)
-        trainer = Trainer(plan.training, configuration, request.device, request.seed)
-        trainer.restore(state)
-        learning, watching = _sources(plan, configuration, split, data_folder, request)
-        with closing(load_batches(learning, state.step, request.num_workers)) as batches:
-            _run(_Fold(trainer, batches, watching, plan.labels, clock, folder), state, progress)
+        trainer = Trainer(plan.training, plan.configurations[request.configuration], request.device, request.seed)
+        if state.tensors:
+            trainer.restore(state)
+        elif initial is not None:
+            trainer.start_from(initial)
+        learning, watched = _sources(plan, data, request)
+        with (
+            hooks.stopping() as should_stop,
+            closing(load_batches(learning, state.step, request.num_workers)) as batches,
+        ):
+            fold = Fold(
+                trainer=trainer,
+                batches=batches,
+                learning=learning,
+                watched=watched,
+                labels=plan.labels,
+                clock=clock,
+                folder=folder,
+                should_stop=should_stop,
+                after_epoch=partial(hooks.after_epoch, request.configuration, request.fold),
+            )
+            train_epochs(fold, state, progress)
+        return _finish(fold, state, request, {"plan": plan.digest(), "dataset": data.digest, **initial_digest})
+
+
+def _identity(plan: Plan, split: Split, request: TrainingRequest, initial_digest: dict[str, str]) -> str:
+    """Return the digest of all that decides the weights, but for the machine."""
+    return digest_of(
+        [
+            plan.configurations[request.configuration].model_dump(mode="json"),
+            plan.training.model_dump(mode="json"),
+            split.model_dump(mode="json"),
+            (request.seed, request.num_epochs, request.budget_s),
+            initial_digest,
+        ]
+    )
+
+
+def _clear(folder: FoldFolder) -> None:
+    """Delete what earlier trainings left."""
+    with writing(folder.root):
+        for path in (folder.record, folder.checkpoint, folder.history, folder.weights):
+            path.unlink(missing_ok=True)
+
+
+def _finish(fold: Fold, state: TrainingState, request: TrainingRequest, made_from: dict[str, str]) -> TrainingRecord:
+    """Write the weights and the record of a training that is over, and return the record."""
+    folder, trainer = fold.folder, fold.trainer
+    record = TrainingRecord(
+        made_from=made_from,
+        configuration=request.configuration,
+        fold=request.fold,
+        identity=state.identity,
+        seed=request.seed,
+        num_epochs=state.epoch,
+        num_steps=state.step,
+        seconds=fold.clock.elapsed_s(),
+        device=_device_name(trainer.device),
+        precision=trainer.precision,
+        versions=_versions(),
+        validation_dice=_class_dice(state.history[-1], fold.labels),
+    )
+    with writing(folder.weights):
         save_weights(trainer.final_network.state_dict(), folder.weights)
-        record = TrainingRecord(
-            configuration=request.configuration,
-            fold=request.fold,
-            identity=identity,
-            num_epochs=state.epoch,
-            num_steps=state.step,
-            seconds=clock.elapsed_s(),
-            device=_device_name(trainer.device),
-            precision=trainer.precision,
-            versions={"autoseg": autoseg.__version__, "torch": torch.__version__, "python": platform.python_version()},
-            validation_dice=_class_dice(state.history[-1], plan.labels),
-        )
         record.save(folder.record)
-        folder.checkpoint.unlink(missing_ok=True)
-        return record
+    folder.checkpoint.unlink(missing_ok=True)
+    return record
 
 
 def _require_trainable(plan: Plan, split: Split, request: TrainingRequest) -> None:
@@ -139,24 +196,24 @@ def _require_trainable(plan: Plan, split: Split, request: TrainingRequest) -> No
 
 @contextmanager
 def _locked(folder: FoldFolder) -> Iterator[None]:
-    folder.root.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder.lock, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise TrainingError(
-            f"{folder.root}: one training at a time must run here, found another. Wait for it, or end it."
-        ) from None
+    with writing(folder.root):
+        folder.root.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise TrainingError(
+                f"{folder.root}: one training at a time must run here, found another. Wait for it, or end it."
+            ) from None
     try:
         yield
     finally:
         lock.release()
 
 
-def _sources(
-    plan: Plan, configuration: ConfigurationPlan, split: Split, data_folder: Path, request: TrainingRequest
-) -> tuple[PatchSource, PatchSource]:
+def _sources(plan: Plan, data: FoldData, request: TrainingRequest) -> tuple[PatchSource, PatchSource]:
     """Return where training and validation patches come from."""
+    configuration = plan.configurations[request.configuration]
 
     def source(side: str, names: tuple[str, ...]) -> PatchSource:
         sampling = SamplingPlan(
@@ -167,116 +224,9 @@ def _sources(
             seed=request.seed,
             place=(side, request.configuration, request.fold),
         )
-        return PatchSource(data_folder, names, sampling)
+        return PatchSource(data.folder, names, sampling)
 
-    return source("train", split.train), source("validation", split.validation)
-
-
-@dataclass(frozen=True)
-class _Fold:
-    """What takes part in the training of a fold.
-
-    Attributes:
-        trainer: Learns and judges.
-        batches: To learn from, from the present step on.
-        watched: Patches of the held-out cases.
-        labels: Classes.
-        clock: How long.
-        folder: Where checkpoints go.
-    """
-
-    trainer: Trainer
-    batches: Iterator[Batch]
-    watched: PatchSource
-    labels: Labels
-    clock: Clock
-    folder: FoldFolder
-
-
-def _run(fold: _Fold, state: TrainingState, progress: Progress) -> None:
-    """Train epoch after epoch until the clock is over; checkpoint after each."""
-    clock = fold.clock
-    with progress.task("train", float(clock.budget_s or clock.num_epochs or 0)) as task:
-        while not (state.epoch > 0 and clock.is_over(state.epoch, state.closing_s)):
-            learnt = _train_epoch(fold, state, task)
-            trained = time.monotonic()
-            judged = _validate(fold)
-            state.epoch += 1
-            place = {"epoch": state.epoch, "steps": state.step, "seconds": clock.elapsed_s()}
-            state.history.append({**place, **learnt, **judged})
-            state.spent_s = clock.elapsed_s()
-            state.tensors = fold.trainer.snapshot()
-            save_state(state, fold.folder)
-            state.closing_s = time.monotonic() - trained
-            _show(task, clock, state.epoch, state.history[-1])
-
-
-def _train_epoch(fold: _Fold, state: TrainingState, task: Task) -> Row:
-    """Take the steps of an epoch, fewer where the budget would not leave time to close it; return what was learnt."""
-    recipe, clock = fold.trainer.recipe, fold.clock
-    started, waited = time.monotonic(), 0.0
-    losses: list[Tensor] = []
-    cases: list[list[str]] = []
-    for index in range(recipe.steps_per_epoch):
-        if index > 0 and clock.budget_s is not None:
-            step_s = (time.monotonic() - started) / index
-            closing_s = state.closing_s or recipe.validation_steps * step_s * FORWARD_SHARE
-            if clock.is_over(state.epoch, closing_s + step_s):
-                break
-        asked = time.monotonic()
-        batch = next(fold.batches)
-        waited += time.monotonic() - asked
-        rate = learning_rate(
-            clock.progress(state.epoch + index / recipe.steps_per_epoch),
-            peak=recipe.learning_rate,
-            exponent=recipe.schedule_exponent,
-            warmup_fraction=recipe.warmup_fraction,
-        )
-        losses.append(fold.trainer.step(batch, rate, state.step))
-        cases.append(batch.cases)
-        state.step += 1
-        _show(task, clock, state.epoch + (index + 1) / recipe.steps_per_epoch)
-    _require_finite(torch.stack(losses), cases)
-    return {
-        "learning_rate": rate,
-        "training_loss": torch.stack(losses).mean().item(),
-        "waiting_share": waited / max(time.monotonic() - started, 1e-9),
-    }
-
-
-def _require_finite(losses: Tensor, cases: list[list[str]]) -> None:
-    """Raise if a loss of the epoch is not finite: with scaled gradients, steps skip what is not finite in silence."""
-    bad = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
-    if bad:
-        names = sorted({name for index in bad for name in cases[index]})
-        raise TrainingError(
-            f"training: the loss must be finite, got {losses[bad[0]].item()} in {len(bad)} of {len(losses)} steps, for"
-            f" the cases {', '.join(names)}. Run `autoseg check`; the last checkpoint is intact."
-        )
-
-
-def _validate(fold: _Fold) -> Row:
-    """Return loss and Dice per class on patches of the held-out cases, all their voxels together."""
-    losses, counts = [], []
-    for step in range(fold.trainer.recipe.validation_steps):
-        loss, count = fold.trainer.validate(fold.watched.batch(step))
-        losses.append(loss)
-        counts.append(count)
-    hit, wrong, missed = torch.stack(counts).sum(0).double().cpu().numpy()[:, 1:]
-    volume = 2 * hit + wrong + missed
-    dice = np.divide(2 * hit, volume, out=np.full_like(hit, np.nan), where=volume > 0)
-    names = [label.name for label in fold.labels.foreground]
-    per_class = {f"dice_{name}": float(value) for name, value in zip(names, dice, strict=True)}
-    return {
-        "validation_loss": torch.stack(losses).mean().item(),
-        "dice": float(np.nanmean(dice)) if not np.isnan(dice).all() else float("nan"),
-        **per_class,
-    }
-
-
-def _show(task: Task, clock: Clock, epochs_done: float, row: Row | None = None) -> None:
-    shown = {} if row is None else {"loss": f"{row['training_loss']:.3f}", "dice": f"{row['dice']:.3f}"}
-    task.position(clock.elapsed_s() if clock.budget_s is not None else epochs_done, **shown)
+    return source("train", data.split.train), source("validation", data.split.validation)
 
 
 def _class_dice(row: Row, labels: Labels) -> dict[str, float | None]:
@@ -286,3 +236,11 @@ def _class_dice(row: Row, labels: Labels) -> dict[str, float | None]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _versions() -> dict[str, str]:
+    versions = {"autoseg": autoseg.__version__, "python": platform.python_version(), "numpy": np.__version__}
+    versions["torch"] = torch.__version__
+    if torch.version.cuda is not None:
+        versions["cuda"] = torch.version.cuda
+    return versions

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from autoseg.core.artefact import Artefact, replacing
 from autoseg.core.errors import TrainingError
@@ -26,17 +27,19 @@ class TrainingRecord(Artefact):
 
     Attributes:
         configuration, fold: What was trained.
-        identity: Digest of the plan's configuration, the recipe, the split, the seed and the length.
+        identity: Digest of configuration, recipe, split, seed, length and initial weights.
         num_epochs, num_steps: Length.
+        seed: Of weights, patches and augmentation.
         seconds: Wall time of all its runs together.
         device, precision: What computed.
-        versions: Of autoseg, torch and Python.
+        versions: Of autoseg and what it computes with.
         validation_dice: Of the last epoch's patches, per foreground class; whole scans are scored in `crossval/`.
     """
 
     configuration: ConfigurationName
     fold: int
     identity: str
+    seed: int
     num_epochs: int
     num_steps: int
     seconds: float
@@ -47,16 +50,34 @@ class TrainingRecord(Artefact):
 
 
 @dataclass
+class OpenEpoch:
+    """What the epoch under way has come to.
+
+    Attributes:
+        losses: Of its steps so far.
+        learning_rate: Of the latest of them.
+        seconds: That they took.
+        waited_s: The part of these that passed until their patches were there.
+    """
+
+    losses: list[Tensor] = field(default_factory=list)
+    learning_rate: float = 0.0
+    seconds: float = 0.0
+    waited_s: float = 0.0
+
+
+@dataclass
 class TrainingState:
-    """How far a training is.
+    """How far a training is, at the end of an epoch or between any two steps of one.
 
     Attributes:
         identity: Digest of all that the training depends on.
         epoch: Epochs done.
-        step: Steps done.
+        step: Steps done, those of the epoch under way among them.
         spent_s: Seconds spent.
         closing_s: Seconds that validation and checkpoint of the last epoch took; 0 before the first.
         history: One row per epoch.
+        under_way: The epoch that is not done.
         tensors: State of network, average, optimiser and gradient scaler, by name.
     """
 
@@ -66,6 +87,7 @@ class TrainingState:
     spent_s: float = 0.0
     closing_s: float = 0.0
     history: list[Row] = field(default_factory=list)
+    under_way: OpenEpoch = field(default_factory=OpenEpoch)
     tensors: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -78,10 +100,11 @@ def save_state(state: TrainingState, folder: FoldFolder) -> None:
         "spent_s": state.spent_s,
         "closing_s": state.closing_s,
         "history": json.dumps(state.history),
+        "under_way": {**vars(state.under_way), "losses": [loss.cpu() for loss in state.under_way.losses]},
         "tensors": dict(state.tensors),
     }
-    with replacing(folder.checkpoint) as temporary:
-        torch.save(document, temporary)
+    with replacing(folder.checkpoint) as temporary, temporary.open("wb") as stream:
+        torch.save(document, stream)
     write_history(state.history, folder.history)
 
 
@@ -101,7 +124,8 @@ def load_state(identity: str, folder: FoldFolder) -> TrainingState:
         return TrainingState(identity)
     try:
         document = torch.load(folder.checkpoint, map_location="cpu", weights_only=True)
-        state = TrainingState(**{**document, "history": json.loads(document["history"])})
+        read = {"history": json.loads(document["history"]), "under_way": OpenEpoch(**document["under_way"])}
+        state = TrainingState(**{**document, **read})
     except _DAMAGED as error:
         raise TrainingError(
             f"{folder.checkpoint}: must be a checkpoint, got: {error}. Delete it, or start again with --restart."
@@ -112,8 +136,8 @@ def load_state(identity: str, folder: FoldFolder) -> TrainingState:
 
 
 def different_training(folder: FoldFolder) -> str:
-    """Return the message for a folder that holds a training of another plan, split, seed or length."""
+    """Return the message for a folder that holds a training of another plan, split, seed, length or initial weights."""
     return (
-        f"{folder.root}: a training is continued with the plan, split, seed and length that it began with, got others."
-        " Ask for the same, start again with --restart, or use another --workspace."
+        f"{folder.root}: a training is continued with the plan, split, seed, length and initial weights that it"
+        " began with, got others. Ask for the same, start again with --restart, or use another --workspace."
     )

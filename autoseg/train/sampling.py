@@ -14,7 +14,7 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from numpy.typing import NDArray
 
-from autoseg.core.errors import TrainingError
+from autoseg.core.errors import AutosegError, TrainingError
 from autoseg.core.seeding import generator
 from autoseg.data.store import StoredCase, annotated_voxels, foreground_voxels, open_case, read_patch
 from autoseg.plan.schema import AugmentationPlan
@@ -139,7 +139,11 @@ class _Loader:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        return {"batch": self._source.batch(next(self._steps))}
+        """Return a batch, or the error of a case that cannot be read, which thus passes from process to process."""
+        try:
+            return {"batch": self._source.batch(next(self._steps))}
+        except AutosegError as error:
+            return {"error": error}
 
 
 def load_batches(source: PatchSource, first_step: int, num_workers: int) -> Generator[Batch, None, None]:
@@ -152,20 +156,28 @@ def load_batches(source: PatchSource, first_step: int, num_workers: int) -> Gene
             this process.
 
     Raises:
+        ArtefactError: If a case cannot be read.
         TrainingError: If a background process dies.
     """
     if num_workers == 0:
         for item in SingleThreadedAugmenter(_Loader(source, first_step, 1), None):
-            yield item["batch"]
+            yield _batch_of(item)
         return
     loader = MultiThreadedAugmenter(_Loader(source, first_step, num_workers), None, num_workers, num_cached_per_queue=2)
     try:
         for item in loader:
-            yield item["batch"]
+            yield _batch_of(item)
     except RuntimeError:
         raise TrainingError(
-            "patches: background workers must live as long as the training, got the death of one, whose error is"
-            " printed above. Mend its cause, or give the machine more memory; the last checkpoint is intact."
+            "patches: background workers must live as long as the training, got the death of one. Mend what is"
+            " printed above, give the machine more memory, or use fewer --workers; the last checkpoint is intact."
         ) from None
     finally:
         loader._finish()  # noqa: SLF001 - batchgenerators has no public way to end its workers
+
+
+def _batch_of(item: dict[str, Any]) -> Batch:
+    if "error" in item:
+        raise item["error"]
+    batch: Batch = item["batch"]
+    return batch

@@ -1,16 +1,19 @@
 """Network, optimiser and average of the weights, and what they do with a batch."""
 
 import copy
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from autoseg.core.errors import TrainingError
+from autoseg.network.checkpoint import load_weights
 from autoseg.network.device import Precision, best_precision, choose_device, mixed_precision
 from autoseg.network.unet import UNet
 from autoseg.plan.schema import ConfigurationPlan, TrainingPlan
 from autoseg.train.agreement import class_counts, region_counts
 from autoseg.train.augment import apply_augmentation, mirrored_along
+from autoseg.train.failure import not_finite
+from autoseg.train.initial import take_over
 from autoseg.train.loss import supervised_loss
 from autoseg.train.record import TrainingState
 from autoseg.train.sampling import Batch
@@ -35,13 +38,23 @@ class Trainer:
         """The network that predicts: the average where there is one."""
         return self.averaged if self.averaged is not None else self.network
 
+    def start_from(self, path: Path) -> None:
+        """Begin with the weights of a file that agree in name and shape.
+
+        Raises:
+            ArtefactError: If the file cannot be read.
+            TrainingError: If no weights agree.
+        """
+        take_over(self.network, load_weights(path), path)
+        if self.averaged is not None:
+            self.averaged.load_state_dict(self.network.state_dict())
+
     def restore(self, state: TrainingState) -> None:
         """Go on from a checkpoint."""
-        if not state.tensors:
-            return
         self.network.load_state_dict(state.tensors["network"])
         self.optimizer.load_state_dict(state.tensors["optimizer"])
-        self.scaler.load_state_dict(state.tensors["scaler"])
+        if state.tensors["scaler"]:  # empty where the training began in a precision that needs no scaling
+            self.scaler.load_state_dict(state.tensors["scaler"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state.tensors["averaged"])
 
@@ -61,7 +74,11 @@ class Trainer:
         return images, labels
 
     def step(self, batch: Batch, rate: float, step: int) -> Tensor:
-        """Learn from a batch; return its loss."""
+        """Learn from a batch; return its loss.
+
+        Raises:
+            TrainingError: If loss or gradient is not finite, in full precision; half precision skips such steps.
+        """
         images, labels = self.to_device(batch)
         draws = mirrored_along(batch.draws, self.configuration.mirror_axes)
         images, labels = apply_augmentation(images, labels, draws, self.configuration.patch_size)
@@ -76,16 +93,13 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
         if not self.scaler.is_enabled() and not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise TrainingError(
-                f"step {step}: loss and gradient must be finite, got loss {loss.item()} and gradient norm {norm.item()}"
-                f" for the cases {', '.join(batch.cases)} with {batch.draws}. Run `autoseg check`, or lower the"
-                " learning rate; the last checkpoint is intact."
-            )
+            found = f"loss {loss.item():.4g} and gradient norm {norm.item():.4g}"
+            raise not_finite(step, found, batch, self.recipe, self.configuration.patch_size)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.averaged is not None:
-            decay = min(self.recipe.weight_average_decay, (1 + step) / (10 + step))
+            decay = min(self.recipe.weight_average_decay, (1 + step) / (self.recipe.weight_average_ramp_steps + step))
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
         return loss.detach()
@@ -118,7 +132,10 @@ class Trainer:
 def _optimizer(network: UNet, recipe: TrainingPlan) -> torch.optim.Optimizer:
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(
-            network.parameters(), recipe.learning_rate, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay
+            network.parameters(),
+            recipe.learning_rate,
+            betas=(recipe.momentum, recipe.second_momentum),
+            weight_decay=recipe.weight_decay,
         )
     return torch.optim.SGD(
         network.parameters(),

@@ -140,9 +140,9 @@ def test_a_budget_is_kept_and_shared_by_the_folds(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_a_killed_training_goes_on_to_the_same_weights(finished: Finished, tmp_path: Path) -> None:
-    """Kill the process twice in the middle; the third run ends with the weights of the unbroken one."""
+    """Kill the process twice in the middle, then ask it twice to leave; the last run ends with the unbroken weights."""
     workspace, request, _ = finished
     again = tmp_path / "work"
     rules = write_tiny_rules(tmp_path / "rules")
@@ -151,10 +151,18 @@ def test_a_killed_training_goes_on_to_the_same_weights(finished: Finished, tmp_p
     command += ["--folds", "0", "--epochs", "20", "--seed", "1", "--device", "cpu", "--workers", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     history = Workspace(again).fold("3d_fullres", 0).history
-    for wanted in (2, 6):
-        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+    for wanted, number, code in (
+        (2, signal.SIGKILL, -9),
+        (6, signal.SIGKILL, -9),
+        (9, signal.SIGTERM, 143),
+        (13, signal.SIGINT, 130),
+    ):
+        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
             _wait_for_epochs(history, wanted, child)
-            child.send_signal(signal.SIGKILL)
+            child.send_signal(number)
+            _, said = child.communicate(timeout=60)
+        assert child.returncode == code
+        assert (b"training left in epoch" in said) == (code > 0)
     subprocess.run(command, env=environment, check=True, capture_output=True)
     assert (
         Workspace(again).fold("3d_fullres", 0).weights.read_bytes()

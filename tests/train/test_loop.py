@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from autoseg.core.errors import ArtefactError, TrainingError
+from autoseg.core.errors import TrainingError
 from autoseg.core.progress import Silent, Task
 from autoseg.core.workspace import FoldFolder
 from autoseg.data.splits import Split
@@ -20,7 +20,7 @@ from autoseg.network.checkpoint import load_network
 from autoseg.network.unet import UNet
 from autoseg.plan.schema import Plan
 from autoseg.train import trainer
-from autoseg.train.loop import TrainingRequest, train_fold
+from autoseg.train.loop import FoldData, TrainingRequest, train_fold
 from autoseg.train.record import TrainingRecord
 from autoseg.train.sampling import PatchSource, SamplingPlan
 from tests.train.plans import LABELS, cube_plan, store, store_cube, training
@@ -63,7 +63,11 @@ def _train(
     cases: Path, folder: Path, plan: Plan | None = None, split: Split = SPLIT, **changes: object
 ) -> TrainingRecord:
     request = _request(**changes)  # type: ignore[arg-type]
-    return train_fold(plan or cube_plan(), split, cases, FoldFolder(folder), request, Silent())
+    return train_fold(plan or cube_plan(), _data(cases, split), FoldFolder(folder), request, Silent())
+
+
+def _data(cases: Path, split: Split = SPLIT) -> FoldData:
+    return FoldData(split, cases, "digest of the dataset")
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
@@ -96,7 +100,7 @@ class Breaking:
 
     def position(self, done: float, **shown: str) -> None:
         self.num_reports += 1
-        if self.num_reports == self.at_report or (shown and done == self.after_epoch):
+        if self.num_reports == self.at_report or ("dice" in shown and done == self.after_epoch):
             raise KeyboardInterrupt
 
 
@@ -144,19 +148,22 @@ def test_every_recipe_changes_the_weights(cases: Path, tmp_path: Path, recipe: d
     assert not _same(_weights(tmp_path / "short"), _weights(tmp_path / "long"))
 
 
-def test_the_average_of_the_weights_is_what_is_kept(cases: Path, tmp_path: Path) -> None:
-    """One step: the average moves from the first weights by 1 - min(decay, 1 / 10)."""
-    for decay in (0.0, 0.05):
-        plan = cube_plan(training(steps_per_epoch=1, weight_average_decay=decay))
-        _train(cases, tmp_path / str(decay), plan, num_epochs=1)
+@pytest.mark.parametrize(("decay", "ramp_steps", "kept"), [(0.05, 10, 0.05), (0.9, 10, 0.1), (0.9, 4, 0.25)])
+def test_the_average_of_the_weights_is_what_is_kept(
+    cases: Path, tmp_path: Path, decay: float, ramp_steps: float, kept: float
+) -> None:
+    """One step: of the first weights the average keeps the decay, at most 1 / ramp."""
+    for name, value in (("last", 0.0), ("averaged", decay)):
+        recipe = training(steps_per_epoch=1, weight_average_decay=value, weight_average_ramp_steps=ramp_steps)
+        _train(cases, tmp_path / name, cube_plan(recipe), num_epochs=1)
     torch.manual_seed(5)
     start = UNet(cube_plan().configurations["3d_fullres"].network).state_dict()
-    last, averaged = _weights(tmp_path / "0.0"), _weights(tmp_path / "0.05")
+    last, averaged = _weights(tmp_path / "last"), _weights(tmp_path / "averaged")
     for name, weight in averaged.items():
-        torch.testing.assert_close(weight, 0.05 * start[name] + 0.95 * last[name])
+        torch.testing.assert_close(weight, kept * start[name] + (1 - kept) * last[name])
 
 
-@pytest.mark.parametrize("breaking", [{"after_epoch": 1}, {"at_report": 7}, {"at_report": 1}, {"after_epoch": 3}])
+@pytest.mark.parametrize("breaking", [{"after_epoch": 1}, {"at_report": 8}, {"at_report": 1}, {"after_epoch": 3}])
 @pytest.mark.parametrize("recipe", [{}, {"optimizer": "sgd", "weight_average_decay": 0.8}], ids=["adamw", "averaged"])
 def test_a_broken_off_training_ends_with_the_same_weights(
     cases: Path, tmp_path: Path, recipe: dict[str, object], breaking: dict[str, int]
@@ -165,7 +172,7 @@ def test_a_broken_off_training_ends_with_the_same_weights(
     unbroken = _train(cases, tmp_path / "unbroken", plan)
     broken = FoldFolder(tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
-        train_fold(plan, SPLIT, cases, broken, _request(), Breaking(**breaking))
+        train_fold(plan, _data(cases), broken, _request(), Breaking(**breaking))
     assert not broken.record.exists()
     record = _train(cases, broken.root, plan)
     assert _same(_weights(broken.root), _weights(tmp_path / "unbroken"))
@@ -200,7 +207,7 @@ def test_two_trainings_in_one_folder_are_refused(cases: Path, tmp_path: Path) ->
 
 def test_the_lock_is_given_back_after_an_interruption(cases: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train_fold(cube_plan(), SPLIT, cases, FoldFolder(tmp_path), _request(), Breaking(at_report=1))
+        train_fold(cube_plan(), _data(cases), FoldFolder(tmp_path), _request(), Breaking(at_report=1))
     with filelock.FileLock(FoldFolder(tmp_path).lock, timeout=0):
         pass
 
@@ -225,9 +232,9 @@ def test_another_training_in_the_same_folder_is_refused(
         _train(cases, tmp_path)
     else:
         with pytest.raises(KeyboardInterrupt):
-            train_fold(cube_plan(), SPLIT, cases, folder, _request(), Breaking(after_epoch=1))
+            train_fold(cube_plan(), _data(cases), folder, _request(), Breaking(after_epoch=1))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(TrainingError, match="continued with the plan, split, seed and length that it began with"):
+    with pytest.raises(TrainingError, match="a training is continued with the plan, split, seed, length"):
         _train(cases, tmp_path, **other)  # type: ignore[arg-type]
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -235,7 +242,7 @@ def test_another_training_in_the_same_folder_is_refused(
 def test_a_finished_training_is_not_run_again(cases: Path, tmp_path: Path) -> None:
     record = _train(cases, tmp_path)
     changed = FoldFolder(tmp_path).weights.stat().st_mtime_ns
-    assert train_fold(cube_plan(), SPLIT, cases, FoldFolder(tmp_path), _request(), Breaking(at_report=1)) == record
+    assert train_fold(cube_plan(), _data(cases), FoldFolder(tmp_path), _request(), Breaking(at_report=1)) == record
     assert FoldFolder(tmp_path).weights.stat().st_mtime_ns == changed
 
 
@@ -265,8 +272,8 @@ def test_a_spent_budget_is_not_spent_again(cases: Path, tmp_path: Path) -> None:
     """An interruption after the last epoch leaves only the weights to be written."""
     request = _request(None, budget_s=1e-6)
     with pytest.raises(KeyboardInterrupt):
-        train_fold(cube_plan(), SPLIT, cases, FoldFolder(tmp_path), request, Breaking(at_report=2))
-    record = train_fold(cube_plan(), SPLIT, cases, FoldFolder(tmp_path), request, Silent())
+        train_fold(cube_plan(), _data(cases), FoldFolder(tmp_path), request, Breaking(at_report=3))
+    record = train_fold(cube_plan(), _data(cases), FoldFolder(tmp_path), request, Silent())
     assert record.num_steps == 1
     assert record.seconds >= float(_history(tmp_path)[0]["seconds"])
 
@@ -291,7 +298,7 @@ def test_a_scan_with_a_voxel_that_is_no_number_is_named(
 
 
 def test_a_missing_case_is_named(cases: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match=re.escape(str(cases / "missing.json"))):
+    with pytest.raises(TrainingError, match=re.escape(str(cases / "missing.json"))):
         _train(cases, tmp_path, split=Split(train=("missing",), validation=("d",)))
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoseg.core.errors import TrainingError
+from autoseg.core.errors import ArtefactError, TrainingError
+from autoseg.train import sampling
 from autoseg.train.sampling import Batch, PatchSource, SamplingPlan, load_batches
 from tests.train.plans import augmentation, store
 
@@ -192,8 +193,31 @@ def test_workers_give_the_same_batches_in_the_same_order_and_end(folder: Path) -
     assert set(multiprocessing.active_children()) <= before
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_the_death_of_a_worker_is_named(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(TrainingError, match="background workers must live"):
-        next(load_batches(_source(folder, ("missing",)), 0, 2))
-    assert "missing.json" in capfd.readouterr().out
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_error_of_a_case_comes_from_whatever_process_reads_it(
+    folder: Path, capfd: pytest.CaptureFixture[str], num_workers: int
+) -> None:
+    with pytest.raises(ArtefactError, match=r"missing\.json"):
+        next(load_batches(_source(folder, ("missing",)), 0, num_workers))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_death_of_a_worker_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dying:
+        """Stands for batchgenerators' loader, which raises this once a process of it is gone."""
+
+        def __init__(self, *_: object, **__: object) -> None:
+            self.is_finished = False
+
+        def __iter__(self) -> "Dying":
+            return self
+
+        def __next__(self) -> object:
+            raise RuntimeError("One or more background workers are no longer alive.")
+
+        def _finish(self) -> None:
+            self.is_finished = True
+
+    monkeypatch.setattr(sampling, "MultiThreadedAugmenter", Dying)
+    with pytest.raises(TrainingError, match=r"background workers must live .* the last checkpoint is intact"):
+        next(load_batches(_source(folder, ("a",)), 0, 2))

@@ -1,0 +1,198 @@
+"""Epoch after epoch of one training; between any two steps it can be left and gone on with."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+import torch
+
+from autoseg.core.errors import InterruptionError, TrainingError
+from autoseg.core.labels import Labels
+from autoseg.core.progress import Progress, Task
+from autoseg.core.workspace import FoldFolder
+from autoseg.train.failure import computing, not_finite, reading, writing
+from autoseg.train.record import OpenEpoch, Row, TrainingState, save_state
+from autoseg.train.sampling import Batch, PatchSource
+from autoseg.train.schedule import Clock, learning_rate
+from autoseg.train.trainer import Trainer
+
+FORWARD_SHARE = 1 / 3
+"""Of a training step's operations; a guess at the time of validation before it was measured."""
+
+CLASSES_SHOWN = 4
+"""Beside the progress bar; of more classes, the ones with the lowest Dice."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What takes part in the training of a fold.
+
+    Attributes:
+        trainer: Learns and judges.
+        batches: To learn from, from the present step on.
+        learning: Where these come from.
+        watched: Patches of the held-out cases.
+        labels: Classes.
+        clock: How long.
+        folder: Where checkpoints go.
+        should_stop: Whether to leave after the present step.
+        after_epoch: Called when an epoch is on disk.
+    """
+
+    trainer: Trainer
+    batches: Iterator[Batch]
+    learning: PatchSource
+    watched: PatchSource
+    labels: Labels
+    clock: Clock
+    folder: FoldFolder
+    should_stop: Callable[[], bool]
+    after_epoch: Callable[[], None]
+
+
+def train_epochs(fold: Fold, state: TrainingState, progress: Progress) -> None:
+    """Train until the clock is over; checkpoint after each epoch.
+
+    Raises:
+        InterruptionError: If `fold.should_stop` says so, with a checkpoint of that moment on disk.
+        TrainingError: If the training cannot go on.
+    """
+    clock = fold.clock
+    with progress.task("train", float(clock.budget_s or clock.num_epochs or 0)) as task:
+        _show(task, clock, state.epoch + len(state.under_way.losses) / fold.trainer.recipe.steps_per_epoch)
+        while not (state.epoch > 0 and clock.is_over(state.epoch, state.closing_s)):
+            _learn(fold, state, task)
+            learnt = time.monotonic()
+            row = {**_learnt(fold, state), **_validate(fold, state)}
+            state.epoch += 1
+            place = {"epoch": state.epoch, "steps": state.step, "seconds": clock.elapsed_s()}
+            state.history.append({**place, **row})
+            state.under_way = OpenEpoch()
+            _checkpoint(fold, state)
+            fold.after_epoch()
+            state.closing_s = time.monotonic() - learnt
+            _show(task, clock, state.epoch, **_epoch_texts(row))
+
+
+def _learn(fold: Fold, state: TrainingState, task: Task) -> None:
+    """Take the steps that the epoch lacks, fewer where the budget would not leave time to close it."""
+    recipe, clock, epoch = fold.trainer.recipe, fold.clock, state.under_way
+    while len(epoch.losses) < recipe.steps_per_epoch and not _must_close(fold, state):
+        _leave_if_asked(fold, state)
+        started = time.monotonic()
+        batch = _next_batch(fold, state)
+        waited_s = time.monotonic() - started
+        rate = learning_rate(
+            clock.progress(state.epoch + len(epoch.losses) / recipe.steps_per_epoch),
+            peak=recipe.learning_rate,
+            exponent=recipe.schedule_exponent,
+            warmup_fraction=recipe.warmup_fraction,
+        )
+        with computing():
+            epoch.losses.append(fold.trainer.step(batch, rate, state.step))
+        state.step += 1
+        epoch.learning_rate = rate
+        epoch.waited_s += waited_s
+        epoch.seconds += time.monotonic() - started
+        _show(task, clock, state.epoch + len(epoch.losses) / recipe.steps_per_epoch, lr=f"{rate:.2g}")
+
+
+def _must_close(fold: Fold, state: TrainingState) -> bool:
+    """Return whether another step would not leave the time within the budget to validate and to write."""
+    num_steps = len(state.under_way.losses)
+    if num_steps == 0 or fold.clock.budget_s is None:
+        return False
+    step_s = state.under_way.seconds / num_steps
+    closing_s = state.closing_s or fold.trainer.recipe.validation_steps * step_s * FORWARD_SHARE
+    return fold.clock.is_over(state.epoch, closing_s + step_s)
+
+
+def _next_batch(fold: Fold, state: TrainingState) -> Batch:
+    try:
+        with reading():
+            return next(fold.batches)
+    except TrainingError:
+        if fold.should_stop():
+            _leave(fold, state)  # What ends the training may end its workers at the same moment.
+        raise
+
+
+def _learnt(fold: Fold, state: TrainingState) -> Row:
+    """Return what the steps of the epoch came to.
+
+    Raises:
+        TrainingError: If a loss is not finite: with scaled gradients, such steps are skipped in silence.
+    """
+    epoch = state.under_way
+    losses = torch.stack([loss.cpu() for loss in epoch.losses])
+    bad = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
+    if bad:
+        step = state.step - len(losses) + bad[0]
+        found = f"loss {losses[bad[0]].item()} in {len(bad)} of {len(losses)} steps"
+        patch_size = fold.trainer.configuration.patch_size
+        raise not_finite(step, found, fold.learning.batch(step), fold.trainer.recipe, patch_size)
+    return {
+        "learning_rate": epoch.learning_rate,
+        "training_loss": losses.mean().item(),
+        "waiting_share": epoch.waited_s / max(epoch.seconds, 1e-9),
+    }
+
+
+def _validate(fold: Fold, state: TrainingState) -> Row:
+    """Return loss and Dice per class on patches of the held-out cases, all their voxels together."""
+    losses, counts = [], []
+    for step in range(fold.trainer.recipe.validation_steps):
+        _leave_if_asked(fold, state)
+        with reading():
+            batch = fold.watched.batch(step)
+        with computing():
+            loss, count = fold.trainer.validate(batch)
+        losses.append(loss)
+        counts.append(count)
+    hit, wrong, missed = torch.stack(counts).sum(0).double().cpu().numpy()[:, 1:]
+    volume = 2 * hit + wrong + missed
+    dice = np.divide(2 * hit, volume, out=np.full_like(hit, np.nan), where=volume > 0)
+    names = [label.name for label in fold.labels.foreground]
+    per_class = {f"dice_{name}": float(value) for name, value in zip(names, dice, strict=True)}
+    return {
+        "validation_loss": torch.stack(losses).mean().item(),
+        "dice": float(np.nanmean(dice)) if not np.isnan(dice).all() else float("nan"),
+        **per_class,
+    }
+
+
+def _leave_if_asked(fold: Fold, state: TrainingState) -> None:
+    if fold.should_stop():
+        _leave(fold, state)
+
+
+def _leave(fold: Fold, state: TrainingState) -> NoReturn:
+    _checkpoint(fold, state)
+    raise InterruptionError(
+        f"{fold.folder.root}: training left in epoch {state.epoch + 1} after step {state.step}, with a checkpoint."
+        " The same command goes on from there."
+    )
+
+
+def _checkpoint(fold: Fold, state: TrainingState) -> None:
+    state.spent_s = fold.clock.elapsed_s()
+    state.tensors = fold.trainer.snapshot()
+    with writing(fold.folder.checkpoint):
+        save_state(state, fold.folder)
+
+
+def _show(task: Task, clock: Clock, epochs_done: float, **shown: str) -> None:
+    task.position(clock.elapsed_s() if clock.budget_s is not None else epochs_done, **shown)
+
+
+def _epoch_texts(row: Row) -> dict[str, str]:
+    """Return losses, learning and held out, and Dice, mean and per class, as they stand beside the progress bar."""
+    classes = {name.removeprefix("dice_"): dice for name, dice in row.items() if name.startswith("dice_")}
+    lowest = sorted(classes, key=lambda name: (np.isnan(classes[name]), classes[name]))[:CLASSES_SHOWN]
+    each = ", ".join(f"{name} {classes[name]:.2f}" for name in classes if name in lowest)
+    return {
+        "loss": f"{row['training_loss']:.3f}/{row['validation_loss']:.3f}",
+        "dice": f"{row['dice']:.3f} ({each})",
+    }

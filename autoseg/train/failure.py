@@ -1,0 +1,135 @@
+"""What ends a training against its will: one sentence each, and the last checkpoint stays intact."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+
+from autoseg.core.errors import ArtefactError, TrainingError
+from autoseg.plan.schema import AugmentationPlan, TrainingPlan
+from autoseg.train.augment import AugmentationDraw, draw_augmentation
+from autoseg.train.sampling import Batch
+
+INTACT = "The last checkpoint is intact, and the same command goes on from it."
+
+_NOT_WRITABLE = "Make the folder writable, or name another one with --workspace."
+_REMEDIES = {
+    errno.ENOSPC: "Free some space.",
+    errno.EDQUOT: "Free some of the quota.",
+    errno.EFBIG: "Raise the limit on the size of files.",
+    errno.EROFS: _NOT_WRITABLE,
+    errno.EACCES: _NOT_WRITABLE,
+    errno.EPERM: _NOT_WRITABLE,
+}
+
+_GIB = r"([\d.]+ [KMGT]iB)"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name `path` and a remedy if it cannot be written within the block.
+
+    Raises:
+        TrainingError: Instead of what the system or a library raises.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        number = _error_number(error)
+        reason = os.strerror(number) if number else str(error).partition("\n")[0]
+        remedy = _REMEDIES.get(number, "Free some space, or make the folder writable.")
+        raise TrainingError(f"{path}: must be writable, got: {reason}. {remedy} {INTACT}") from error
+
+
+def _error_number(error: BaseException) -> int:
+    """Return the system's number of an error, be it behind another or only in its words; 0 if there is none."""
+    for cause in (error, error.__context__):
+        if isinstance(cause, OSError) and cause.errno:
+            return cause.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else 0
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Say that the checkpoint is intact if a preprocessed case cannot be read within the block.
+
+    Raises:
+        TrainingError: Instead of the `ArtefactError` that names the file.
+    """
+    try:
+        yield
+    except ArtefactError as error:
+        raise TrainingError(f"{error} {INTACT}") from None
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Say how much memory the GPU lacks if it runs out of it within the block.
+
+    Raises:
+        TrainingError: Instead of torch's error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        text = str(error)
+        wanted, total, free = (
+            found[1] if (found := re.search(pattern, text)) else "an unknown amount"
+            for pattern in (f"allocate {_GIB}", f"capacity of {_GIB}", f"of which {_GIB} is free")
+        )
+        raise TrainingError(
+            f"training: a step must fit into the memory of the GPU, got {wanted} more to allocate with {free} free of"
+            f" {total}. End what else runs on it, or plan with a smaller --gpu-memory. {INTACT}"
+        ) from None
+
+
+def not_finite(step: int, found: str, batch: Batch, recipe: TrainingPlan, patch_size: tuple[int, ...]) -> TrainingError:
+    """Return the error for a step whose loss or gradient is not finite; it names cases and their augmentation.
+
+    Args:
+        step: Number of the step.
+        found: What is not finite.
+        batch: Of the step; samples whose image is not finite are named alone.
+        recipe: Of the training.
+        patch_size: Of the network's input.
+    """
+    broken = [sample for sample, image in enumerate(batch.images) if not np.isfinite(image).all()]
+    named = [
+        f"{batch.cases[sample]} (augmentation: {changed_entries(batch.draws[sample], recipe.augmentation, patch_size)})"
+        for sample in broken or range(len(batch.cases))
+    ]
+    if broken:
+        cause, remedy = "the preprocessed images that are not", "Run `autoseg check`, and mend the scans."
+    else:
+        cause, remedy = "the cases", "Lower the learning rate, or try another --seed."
+    return TrainingError(
+        f"training, step {step}: loss and gradient must be finite, got {found} for {cause}: {'; '.join(named)}."
+        f" {remedy} {INTACT}"
+    )
+
+
+def changed_entries(draw: AugmentationDraw, plan: AugmentationPlan, patch_size: tuple[int, ...]) -> str:
+    """Return the entries of a draw that change anything, for people: `gamma (1.2), mirrored (yes, no, no)`."""
+    never = {name: 0.0 for name in AugmentationPlan.model_fields if name.endswith("_probability")}
+    neutral = draw_augmentation(
+        np.random.default_rng(0), plan.model_copy(update=never), patch_size, num_channels=len(draw.gamma)
+    )
+    unchanged = {**asdict(neutral), "noise_seed": draw.noise_seed}
+    changed = [f"{name} {_short(value)}" for name, value in asdict(draw).items() if value != unchanged[name]]
+    return ", ".join(changed) or "none"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(_short(entry) for entry in value)})"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,266 @@
+"""What ends a training against its will: one clear message, and a checkpoint from which it goes on."""
+
+import errno
+import os
+import re
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from multiprocessing import active_children
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from autoseg.core.errors import ArtefactError, InterruptionError, TrainingError
+from autoseg.core.progress import Silent
+from autoseg.core.seeding import generator
+from autoseg.core.workspace import FoldFolder
+from autoseg.data.splits import Split
+from autoseg.network.checkpoint import save_weights
+from autoseg.train import trainer
+from autoseg.train.augment import draw_augmentation
+from autoseg.train.failure import changed_entries, computing, not_finite, reading, writing
+from autoseg.train.hooks import NO_HOOKS, Hooks
+from autoseg.train.loop import FoldData, TrainingRequest, train_fold
+from autoseg.train.sampling import Batch
+from tests.train.plans import LABELS, augmentation, cube_plan, store, store_cube, training
+
+SPLIT = Split(train=("a", "b", "c"), validation=("d",))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> Path:
+    folder = tmp_path / "cases"
+    for seed, name in enumerate("abcd"):
+        store_cube(folder, name, seed)
+    return folder
+
+
+@pytest.fixture
+def begun(cases: Path, tmp_path: Path) -> FoldFolder:
+    """A training of three epochs, left after the first."""
+    folder = FoldFolder(tmp_path / "fold")
+    with pytest.raises(InterruptionError):
+        _train(cases, folder, hooks=Hooks(stopping=_stop_at(num_asked=4 + 2 + 1)))
+    return folder
+
+
+def _stop_at(num_asked: int) -> Callable[[], AbstractContextManager[Callable[[], bool]]]:
+    asked = iter(range(1, 10**6))
+
+    @contextmanager
+    def stopping() -> Iterator[Callable[[], bool]]:
+        yield lambda: next(asked) >= num_asked
+
+    return stopping
+
+
+def _train(
+    cases: Path, folder: FoldFolder, split: Split = SPLIT, hooks: Hooks = NO_HOOKS, num_workers: int = 0
+) -> None:
+    request = TrainingRequest(
+        configuration="3d_fullres",
+        fold=0,
+        num_epochs=3,
+        budget_s=None,
+        device="cpu",
+        seed=5,
+        num_workers=num_workers,
+        restart=False,
+    )
+    train_fold(cube_plan(), FoldData(split, cases, "digest"), folder, request, Silent(), hooks)
+
+
+@contextmanager
+def _files_up_to(num_bytes: int) -> Iterator[None]:
+    """Let no file grow beyond a size: writes fail as they do on a full disk, in whatever library writes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1000, 20_000])
+def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint(
+    cases: Path, begun: FoldFolder, tmp_path: Path, num_bytes: int
+) -> None:
+    before = begun.checkpoint.read_bytes()
+    with (
+        _files_up_to(num_bytes),
+        pytest.raises(TrainingError, match=r"last\.checkpoint: must be writable, got: File too large\. .*is intact"),
+    ):
+        _train(cases, begun)
+    assert begun.checkpoint.read_bytes() == before
+    assert not list(begun.root.glob(".writing-*"))
+    _train(cases, begun)
+    unbroken = FoldFolder(tmp_path / "unbroken")
+    _train(cases, unbroken)
+    mine, theirs = load_file(begun.weights), load_file(unbroken.weights)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.ENOSPC, "Free some space"), (errno.EROFS, "Make the folder writable")]
+)
+@pytest.mark.parametrize("what", ["history.csv", "weights.safetensors"])
+def test_every_file_that_cannot_be_written_is_named(
+    cases: Path, begun: FoldFolder, monkeypatch: pytest.MonkeyPatch, what: str, number: int, remedy: str
+) -> None:
+    """History and checkpoint are one write: the message names the checkpoint."""
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    target = {
+        "history.csv": "autoseg.train.record.write_history",
+        "weights.safetensors": "autoseg.train.loop.save_weights",
+    }
+    monkeypatch.setattr(target[what], refuse)
+    named = {"history.csv": "last.checkpoint"}.get(what, what)
+    with pytest.raises(TrainingError) as raised:
+        _train(cases, begun)
+    assert str(begun.root / named) in str(raised.value)
+    assert os.strerror(number) in str(raised.value)
+    assert remedy in str(raised.value)
+    assert not begun.record.exists()
+    monkeypatch.undo()
+    _train(cases, begun)
+    assert begun.record.exists()
+
+
+def test_weights_that_do_not_fit_on_the_disk_leave_the_last_checkpoint(
+    cases: Path, begun: FoldFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(*arguments: object) -> None:
+        with _files_up_to(1000):
+            save_weights(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("autoseg.train.loop.save_weights", save)
+        with pytest.raises(TrainingError, match=r"weights\.safetensors: must be writable, got: File too large\."):
+            _train(cases, begun)
+    assert not begun.weights.exists()
+    _train(cases, begun)
+    assert begun.weights.exists()
+
+
+def test_a_file_in_place_of_the_folder_is_named(cases: Path, tmp_path: Path) -> None:
+    (tmp_path / "fold").write_text("not a folder")
+    with pytest.raises(TrainingError, match=re.escape(f"{tmp_path / 'fold'}: must be writable, got: File exists.")):
+        _train(cases, FoldFolder(tmp_path / "fold"))
+
+
+def test_writing_finds_the_cause_behind_what_a_library_says() -> None:
+    said = RuntimeError("unexpected pos 64 vs 0")
+    said.__context__ = OSError(errno.ENOSPC, "No space left on device")
+    expected = r"file: must be writable, got: No space left on device\. Free some space\."
+    with pytest.raises(TrainingError, match=expected), writing(Path("file")):
+        raise said
+
+
+@pytest.mark.parametrize("suffix", [".image.b2nd", ".label.b2nd", ".json", ".voxels.npz"])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_preprocessed_file_that_vanishes_is_named(
+    cases: Path, begun: FoldFolder, suffix: str, num_workers: int
+) -> None:
+    before = begun.checkpoint.read_bytes()
+    for name in "abc":
+        (cases / f"{name}{suffix}").unlink()
+    with pytest.raises(TrainingError, match=rf"cases/[abc]{re.escape(suffix)}: .*checkpoint is intact"):
+        _train(cases, begun, num_workers=num_workers)
+    assert begun.checkpoint.read_bytes() == before
+    assert not active_children()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "overwritten"])
+def test_a_damaged_image_is_named(cases: Path, begun: FoldFolder, damage: str) -> None:
+    for name in "abc":
+        path = cases / f"{name}.image.b2nd"
+        content = path.read_bytes()
+        half = len(content) // 2
+        path.write_bytes(content[:half] + (b"" if damage == "truncated" else b"\xff" * (len(content) - half)))
+    with pytest.raises(
+        TrainingError, match=r"cases/[abc]\.image\.b2nd: must be a readable part of a preprocessed case"
+    ):
+        _train(cases, begun)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_the_scan_that_is_not_finite_is_named_alone(
+    cases: Path, begun: FoldFolder, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setattr(trainer, "best_precision", lambda device: precision)
+    image = np.full((1, 12, 14, 16), np.nan)
+    store(cases, "b", image, np.ones(image.shape[1:], dtype=np.int16), LABELS.num_classes)
+    with pytest.raises(TrainingError, match=r"step \d+: .*must be finite, got .*nan.* b \(augmentation: ") as raised:
+        _train(cases, begun)
+    message = str(raised.value)
+    assert "autoseg check" in message
+    assert "noise_seed" not in message
+    assert not re.search(r" [acd] \(augmentation", message)
+
+
+def _batch(images: list[float]) -> Batch:
+    rng = generator(0, "batch")
+    draws = [draw_augmentation(rng, augmentation(0.0), (4, 4, 4), 1) for _ in images]
+    filled = np.stack([np.full((1, 4, 4, 4), value, dtype=np.float32) for value in images])
+    labels = np.zeros((len(images), 4, 4, 4), dtype=np.int16)
+    return Batch(filled, labels, draws, [f"case_{number}" for number in range(len(images))])
+
+
+def test_where_every_image_is_finite_all_cases_are_named() -> None:
+    message = str(not_finite(7, "loss inf", _batch([1.0, 2.0]), training(), (4, 4, 4)))
+    assert "step 7: loss and gradient must be finite, got loss inf" in message
+    assert "case_0 (augmentation: none); case_1 (augmentation: none)" in message
+    assert "learning rate" in message
+
+
+def test_changed_entries_are_those_that_change_something() -> None:
+    plan = augmentation(0.0)
+    draw = draw_augmentation(generator(1, "draw"), plan, (8, 8, 8), 1)
+    assert changed_entries(draw, plan, (8, 8, 8)) == "none"
+    changed = replace(draw, mirrored=(True, False, False), gamma=(1.23456,))
+    assert changed_entries(changed, plan, (8, 8, 8)) == "mirrored (yes, no, no), gamma (1.23)"
+
+
+def test_memory_that_a_gpu_lacks_is_counted(cases: Path, begun: FoldFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*arguments: object) -> None:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.25 GiB. GPU 0 has a total capacity of 7.79 GiB of which 312.50 MiB"
+            " is free. Including non-PyTorch memory, this process has 7.45 GiB memory in use."
+        )
+
+    before = begun.checkpoint.read_bytes()
+    monkeypatch.setattr(trainer.Trainer, "step", step)
+    with pytest.raises(
+        TrainingError, match=r"got 2\.25 GiB more to allocate with 312\.50 MiB free of 7\.79 GiB.*--gpu-memory"
+    ):
+        _train(cases, begun)
+    assert begun.checkpoint.read_bytes() == before
+
+
+def test_memory_is_lacking_whatever_the_wording() -> None:
+    with pytest.raises(TrainingError, match="an unknown amount more to allocate"), computing():
+        raise torch.OutOfMemoryError("out of memory")
+
+
+def test_other_errors_pass() -> None:
+    for guard in (computing(), reading(), writing(Path("file"))):
+        with pytest.raises(KeyError, match="key"), guard:
+            raise KeyError("key")
+    with pytest.raises(TrainingError, match=r"case\.json: broken\. The last checkpoint is intact"), reading():
+        raise ArtefactError("case.json: broken.")

@@ -1,0 +1,1 @@
+"""Measurements that are kept: run by `make` targets, never by CI."""
