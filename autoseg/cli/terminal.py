@@ -73,10 +73,10 @@ class _Pace:
             self._first, self._began_s = done, time.monotonic()
 
     def left_s(self, done: float) -> float | None:
-        """Return the seconds until the end; None while nothing is known."""
-        if done <= self._first:
+        """Return the seconds until the end; None at the end, and while nothing is known."""
+        if not self._first < done < self._total:
             return None
-        return (time.monotonic() - self._began_s) * max(self._total - done, 0.0) / (done - self._first)
+        return (time.monotonic() - self._began_s) * (self._total - done) / (done - self._first)
 
 
 class TerminalProgress:
@@ -149,7 +149,7 @@ class _LoggedTask:
         if self._is_over or not (finished or now - self._reported >= SECONDS_BETWEEN_LINES):
             return
         self._reported, self._is_over = now, finished
-        left_s = None if finished else self._pace.left_s(done)
+        left_s = self._pace.left_s(done)
         rest = "" if left_s is None else f", {duration(left_s)} left"
         err.print(f"{self._name}: {min(done / self._total, 1.0):.0%}{rest} {_fields(self._shown)}".rstrip())
 

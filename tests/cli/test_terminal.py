@@ -54,6 +54,13 @@ def test_a_bar_shows_time_left_and_fields(monkeypatch: pytest.MonkeyPatch, clock
     assert "lr 0.01  dice 0.871 (organ 0.87)" in shown.getvalue()
 
 
+def test_nothing_is_left_of_what_is_done(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with TerminalProgress().task("check", 2) as task:
+        clock.now += 5
+        task.advance(2)
+    assert capsys.readouterr().err == "check: 100%\n"
+
+
 def test_a_thread_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     before = threading.excepthook
 
