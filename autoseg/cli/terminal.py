@@ -5,7 +5,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from pydantic import BaseModel
@@ -86,7 +86,7 @@ class TerminalProgress:
     def task(self, name: str, total: float) -> Iterator[Task]:
         """Open a task that is seen until it closes."""
         if not err.is_terminal:
-            yield _LoggedTask(name, max(total, 1e-9))
+            yield _SeenTask(max(total, 1e-9), _Lines(name, max(total, 1e-9)))
             return
         count = (
             TextColumn("{task.percentage:>3.0f} %") if total != int(total) or total > 10000 else MofNCompleteColumn()
@@ -100,13 +100,19 @@ class TerminalProgress:
             TextColumn("{task.fields[shown]}"),
         )
         with RichProgress(*columns, console=err, transient=False) as bars:
-            yield _BarTask(bars, name, max(total, 1e-9))
+            number = bars.add_task(name, total=max(total, 1e-9), shown="", left_s=None)
+
+            def show(done: float, left_s: float | None, shown: str) -> None:
+                bars.update(number, completed=done, left_s=left_s, shown=shown)
+
+            yield _SeenTask(max(total, 1e-9), show)
 
 
-class _BarTask:
-    def __init__(self, bars: RichProgress, name: str, total: float) -> None:
-        self._bars = bars
-        self._number = bars.add_task(name, total=total, shown="", left_s=None)
+class _SeenTask:
+    """Keeps what is done, its pace and the texts beside it, and has them shown at every move."""
+
+    def __init__(self, total: float, show: Callable[[float, float | None, str], None]) -> None:
+        self._show = show
         self._pace = _Pace(total)
         self._done = 0.0
         self._shown: dict[str, str] = {}
@@ -121,37 +127,25 @@ class _BarTask:
     def _move(self, done: float, shown: dict[str, str]) -> None:
         self._done = done
         self._shown |= shown
-        left_s = self._pace.left_s(done)
-        self._bars.update(self._number, completed=done, shown=_fields(self._shown), left_s=left_s)
+        self._show(done, self._pace.left_s(done), _fields(self._shown))
 
 
-class _LoggedTask:
+class _Lines:
+    """Prints a line now and then, and one at the end."""
+
     def __init__(self, name: str, total: float) -> None:
         self._name, self._total = name, total
-        self._pace = _Pace(total)
-        self._done = 0.0
         self._is_over = False
         self._reported = time.monotonic()
-        self._shown: dict[str, str] = {}
 
-    def advance(self, steps: float = 1, **shown: str) -> None:
-        self._move(self._done + steps, shown)
-
-    def position(self, done: float, **shown: str) -> None:
-        self._pace.begin_at(done)
-        self._move(done, shown)
-
-    def _move(self, done: float, shown: dict[str, str]) -> None:
-        self._done = done
-        self._shown |= shown
+    def __call__(self, done: float, left_s: float | None, shown: str) -> None:
         now = time.monotonic()
         finished = done >= self._total
         if self._is_over or not (finished or now - self._reported >= SECONDS_BETWEEN_LINES):
             return
         self._reported, self._is_over = now, finished
-        left_s = self._pace.left_s(done)
         rest = "" if left_s is None else f", {duration(left_s)} left"
-        err.print(f"{self._name}: {min(done / self._total, 1.0):.0%}{rest} {_fields(self._shown)}".rstrip())
+        err.print(f"{self._name}: {min(done / self._total, 1.0):.0%}{rest} {shown}".rstrip())
 
 
 def _fields(shown: dict[str, str]) -> str:
