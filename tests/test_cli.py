@@ -158,6 +158,37 @@ def test_plan_prints_a_table_or_json_and_names_the_next_command(autoseg: Command
     assert json.loads(out) == json.loads(Path("autoseg_work/plan.json").read_text())
 
 
+def test_a_value_that_is_set_is_kept_and_the_rest_follows(autoseg: Command, tmp_path: Path) -> None:
+    data = write_blobs(tmp_path / "data", num_cases=3)
+    own = ("--spacing", "2,1.5,1.5", "--patch-size", "8x16x16", "--batch-size", "3", "--gpu-memory", "4GB")
+    code, out, err = autoseg("plan", data, *own, "--workers", "1", "--json")
+    assert code == 0, err
+    planned = json.loads(out)["configurations"]["3d_fullres"]
+    assert (planned["spacing"], planned["patch_size"], planned["batch_size"]) == ([2.0, 1.5, 1.5], [8, 16, 16], 3)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "code", "words"),
+    [
+        ("--spacing", "1,1", 2, "must be three numbers"),
+        ("--spacing", "a,1,1", 2, "must be numbers"),
+        ("--spacing", "0,1,1", 1, "--spacing: must be above zero"),
+        ("--patch-size", "8", 2, "must be two or three whole numbers"),
+        ("--patch-size", "8,8.5,8", 2, "must be two or three whole numbers"),
+        ("--batch-size", "0", 1, "--batch-size: must be above zero"),
+        ("--gpu-memory", "much", 2, "--gpu-memory"),
+    ],
+)
+def test_a_value_that_cannot_be_set_is_named(
+    autoseg: Command, tmp_path: Path, option: str, value: str, code: int, words: str
+) -> None:
+    data = write_blobs(tmp_path / "data", num_cases=3)
+    found, out, err = autoseg("plan", data, option, value, "--workers", "1")
+    assert found == code, err
+    assert words in err
+    assert not out
+
+
 @pytest.mark.slow
 def test_from_plan_to_evaluation_step_by_step(autoseg: Command, tmp_path: Path) -> None:
     data = write_blobs(tmp_path / "data", num_cases=3)

@@ -50,7 +50,7 @@ def main() -> None:
             code = app(args=words or ["--help"], prog_name="autoseg", standalone_mode=False)
     except typer.TyperException as error:
         command = " ".join(["autoseg", *(text for text in arguments[:1] if text in COMMANDS)])
-        err.print(f"Error: {error.format_message()} See {command} --help.", markup=False)
+        err.print(f"Error: {error.format_message().rstrip('.')}. See {command} --help.", markup=False)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         err.print("Interrupted. The same command goes on from here.")

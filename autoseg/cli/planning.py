@@ -49,12 +49,12 @@ def plan(
         ),
     ] = None,
     spacing: Annotated[
-        tuple[float, ...] | None,
-        typer.Option(parser=opt.parse_numbers, metavar="Z,Y,X", help="Spacing in mm; the rest follows."),
+        str | None,
+        typer.Option(metavar="Z,Y,X", help="Spacing in mm; the rest follows."),
     ] = None,
     patch_size: Annotated[
-        tuple[float, ...] | None,
-        typer.Option(parser=opt.parse_numbers, metavar="Z,Y,X", help="Patch in voxels; Y,X sets that of 2d."),
+        str | None,
+        typer.Option(metavar="Z,Y,X", help="Patch in voxels; Y,X sets that of 2d."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Patches per step; the patch shrinks until they fit.")] = None,
     fingerprint: Annotated[
@@ -119,11 +119,13 @@ def rules(
 
 
 def _overrides(
-    spacing: tuple[float, ...] | None,
-    patch_size: tuple[float, ...] | None,
+    spacing_text: str | None,
+    patch_size_text: str | None,
     batch_size: int | None,
     gpu_memory: float | None,
 ) -> Overrides:
+    spacing = None if spacing_text is None else opt.parse_numbers(spacing_text)
+    patch_size = None if patch_size_text is None else opt.parse_numbers(patch_size_text)
     if spacing is not None and len(spacing) != 3:
         raise typer.BadParameter(f"--spacing: must be three numbers, z, y and x, got {len(spacing)}")
     if patch_size is not None and (len(patch_size) not in (2, 3) or any(size % 1 for size in patch_size)):
