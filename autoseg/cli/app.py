@@ -154,7 +154,8 @@ def train(
         record = pipeline.train(place, request, opt.num_workers(workers), TerminalProgress(), hooks)
     curves = curves_path(place, chosen, fold)
     write_curves(curves, place.fold(chosen, fold).history)
-    evaluation = pipeline.score_held_out(place, chosen, (fold,), device, opt.num_workers(workers), TerminalProgress())
+    model = pipeline.ModelChoice(chosen, (fold,), device, mirror=True)
+    evaluation = pipeline.score_held_out(place, model, opt.num_workers(workers), TerminalProgress())
     if as_json:
         print_json({"training": record.model_dump(mode="json"), "held_out": evaluation.model_dump(mode="json")})
         return

@@ -22,6 +22,7 @@ from autoseg.infer.predictor import Predictor
 from autoseg.network.device import choose_device
 from autoseg.network.unet import UNet
 from autoseg.pipeline.heldout import score_held_out
+from autoseg.pipeline.prediction import ModelChoice
 from autoseg.pipeline.prepare import DataOptions, PlanOptions, choose_configuration, plan, preprocess
 from autoseg.pipeline.training import TrainingLength, load_split, num_loaders, train, training_length
 from autoseg.plan.schema import ConfigurationName, Plan
@@ -165,7 +166,8 @@ def run(workspace: Workspace, request: RunRequest, progress: Progress, hooks: Ho
         record = train(workspace, training, request.data.num_workers, progress, hooks)
         watch.seconds["train"] = watch.seconds.get("train", 0.0) + record.seconds
     with watch.measure("predict and score held-out cases"):
-        evaluation = score_held_out(workspace, configuration, folds, request.device, request.data.num_workers, progress)
+        model = ModelChoice(configuration, folds, request.device, mirror=True)
+        evaluation = score_held_out(workspace, model, request.data.num_workers, progress)
     result = RunResult(
         dataset=planned.dataset,
         configuration=configuration,

@@ -1,6 +1,7 @@
 """Held-out cases: predicted by the fold that has not seen them, and scored."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from autoseg.core.artefact import Artefact, digest_of_file
@@ -14,26 +15,24 @@ from autoseg.infer.predictor import Scan, output_path
 from autoseg.pipeline.prediction import ModelChoice, load_model
 from autoseg.pipeline.prepare import load_plan
 from autoseg.pipeline.training import load_split
-from autoseg.plan.schema import ConfigurationName
 
 
 class HeldOutPredictions(Artefact):
-    """Which files the network of a fold wrote for its held-out cases; `made_from` names its weights."""
+    """Files that the network of a fold wrote for held-out cases; `made_from` names its weights, and the mirroring."""
 
     outputs: dict[str, str]
 
 
-def score_held_out(
-    workspace: Workspace,
-    configuration: ConfigurationName,
-    folds: Sequence[int],
-    device: str,
-    num_workers: int,
-    progress: Progress,
-) -> Evaluation:
+def score_held_out(workspace: Workspace, choice: ModelChoice, num_workers: int, progress: Progress) -> Evaluation:
     """Predict the held-out cases of folds, each by its own network, and score them together.
 
-    Label maps go to `crossval/<configuration>/`; those of unchanged weights are kept.
+    Label maps go to `crossval/<configuration>/`; those of unchanged weights, mirrored as before, are kept.
+
+    Args:
+        workspace: Of the trainings.
+        choice: Whose held-out cases; without folds, those of all that are trained.
+        num_workers: Processes that score.
+        progress: Shows both.
 
     Raises:
         PredictionError: If a fold is not trained or a case cannot be predicted.
@@ -41,13 +40,12 @@ def score_held_out(
     dataset = Dataset.load(workspace.dataset)
     cases = {case.name: case for case in dataset.cases}
     outputs: dict[str, Path] = {}
-    for fold in folds:
+    for fold in workspace.folds(choice.configuration) if choice.folds is None else choice.folds:
         held_out = [cases[name] for name in load_split(workspace, fold).validation]
-        choice = ModelChoice(configuration, (fold,), device, mirror=True)
-        outputs |= _predict_fold(workspace, choice, held_out, progress)
+        outputs |= _predict_fold(workspace, replace(choice, folds=(fold,)), held_out, progress)
     pairs = [(name, path, Path(str(cases[name].label))) for name, path in sorted(outputs.items())]
     evaluation = evaluate_pairs(pairs, dataset.labels, progress, num_workers)
-    evaluation.save(workspace.crossval(configuration) / "evaluation.json")
+    evaluation.save(workspace.crossval(choice.configuration) / "evaluation.json")
     return evaluation
 
 
@@ -59,7 +57,8 @@ def _predict_fold(
     (fold,) = choice.folds
     folder = workspace.crossval(choice.configuration)
     predictor = load_model(workspace, choice)
-    made_from = {"weights": digest_of_file(workspace.fold(choice.configuration, fold).weights)}
+    weights = workspace.fold(choice.configuration, fold).weights
+    made_from = {"weights": digest_of_file(weights), "mirrored": str(choice.mirror)}
     record = folder / f"fold_{fold}.json"
     labels = load_plan(workspace).labels
     outputs = {case.name: output_path(Path(case.images[0]), folder, labels) for case in held_out}
