@@ -4,6 +4,9 @@ Files of a case in its folder, `<name>` followed by:
     .image.b2nd    float32, (C, Z, Y, X)
     .label.b2nd    int8 or int16, (Z, Y, X): class indices, `OUTSIDE` outside the non-zero mask, the number of classes
                    where nothing is annotated
+    .<stage>.b2nd, .<stage>.json
+                   int8 or int16, (Z, Y, X): class indices that an earlier stage of a cascade predicts; and
+                   `EarlierPrediction`, written last
     .voxels.npz    int32, (n, 3) per foreground class: positions of some of its voxels; where some are not
                    annotated, also positions of some that are
     .json          `CaseProperties`, written last: a case without it does not exist
@@ -11,6 +14,7 @@ Files of a case in its folder, `<name>` followed by:
 
 import math
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -76,6 +80,10 @@ class CaseProperties(Artefact):
     num_ignored_voxels: int = 0
 
 
+class EarlierPrediction(Artefact):
+    """What an earlier stage of a cascade predicted of a case; `made_from` names all that it depends on."""
+
+
 @dataclass(frozen=True)
 class StoredCase:
     """A preprocessed case whose arrays are read in parts.
@@ -84,16 +92,18 @@ class StoredCase:
         image: float32, (C, Z, Y, X).
         label: int8 or int16, (Z, Y, X), class indices or `OUTSIDE`.
         properties: Where it comes from.
+        earlier: int8 or int16, (Z, Y, X), class indices that the stage before it in a cascade predicts; None for none.
     """
 
     image: LazyArray
     label: LazyArray
     properties: CaseProperties
+    earlier: LazyArray | None = None
 
     def in_memory(self) -> "StoredCase":
-        """Return the case with both arrays read as a whole; `read_patch` works on it without touching the disk."""
-        image, label = (array[(slice(None),) * len(array.shape)] for array in (self.image, self.label))
-        return StoredCase(image, label, self.properties)
+        """Return the case with all arrays read as a whole; `read_patch` works on it without touching the disk."""
+        image, label = _whole(self.image), _whole(self.label)
+        return StoredCase(image, label, self.properties, None if self.earlier is None else _whole(self.earlier))
 
 
 def write_case(
@@ -116,7 +126,7 @@ def write_case(
     folder.mkdir(parents=True, exist_ok=True)
     files.properties.unlink(missing_ok=True)
     num_classes = len(properties.num_voxels_per_class)
-    narrow = np.int8 if num_classes <= np.iinfo(np.int8).max else np.int16
+    narrow = _index_type(num_classes)
     patch = (1,) * (3 - len(patch_size)) + tuple(patch_size)
     _write_array(files.image, np.ascontiguousarray(image, dtype=np.float32), patch)
     _write_array(files.label, np.ascontiguousarray(label, dtype=narrow), patch)
@@ -141,15 +151,56 @@ def stored_properties(folder: Path, name: str) -> CaseProperties | None:
         return None
 
 
-def open_case(folder: Path, name: str) -> StoredCase:
+def write_earlier(
+    folder: Path,
+    properties: CaseProperties,
+    stage: str,
+    indices: NDArray[np.integer],
+    patch_size: Shape,
+    made_from: Mapping[str, str],
+) -> None:
+    """Store beside a case what the stage before it in a cascade predicts, whole or not at all.
+
+    Args:
+        folder: Of the case.
+        properties: Of the case.
+        stage: Name of the stage.
+        indices: (Z, Y, X), class indices, of the shape of the stored case.
+        patch_size: Of the reads to come, in voxels; chooses the chunks.
+        made_from: Digests of what the prediction depends on, by name.
+    """
+    record = _earlier_record(folder, properties.name, stage)
+    record.unlink(missing_ok=True)
+    narrow = indices.astype(_index_type(len(properties.num_voxels_per_class)))
+    _write_array(_earlier_file(folder, properties.name, stage), narrow, patch_size)
+    EarlierPrediction(made_from=dict(made_from)).save(record)
+
+
+def stored_earlier(folder: Path, name: str, stage: str) -> EarlierPrediction | None:
+    """Return what an earlier stage's prediction beside a case was made from; None where none is stored whole."""
+    if not _earlier_file(folder, name, stage).exists():
+        return None
+    try:
+        return EarlierPrediction.load(_earlier_record(folder, name, stage))
+    except ArtefactError:
+        return None
+
+
+def open_case(folder: Path, name: str, earlier_stage: str | None = None) -> StoredCase:
     """Open a case without reading its arrays; cheap enough (a fraction of a millisecond) to do for every patch.
+
+    Args:
+        folder: Of the case.
+        name: Of the case.
+        earlier_stage: Whose prediction is opened too; None for none.
 
     Raises:
         ArtefactError: If the case is missing, incomplete or damaged.
     """
     files = _case_files(folder, name)
     properties = CaseProperties.load(files.properties)
-    return StoredCase(_open_array(files.image), _open_array(files.label), properties)
+    earlier = None if earlier_stage is None else _open_array(_earlier_file(folder, name, earlier_stage))
+    return StoredCase(_open_array(files.image), _open_array(files.label), properties, earlier)
 
 
 def read_patch(stored: StoredCase, box: Box) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
@@ -162,24 +213,35 @@ def read_patch(stored: StoredCase, box: Box) -> tuple[NDArray[np.float32], NDArr
     Returns:
         Image, (C, z, y, x), zero beyond the case, and label, (z, y, x), `OUTSIDE` beyond it. Both are fresh arrays.
     """
+    image: NDArray[np.float32] = _read_part(stored.image, box, 0, np.dtype(np.float32))
+    return image, _read_part(stored.label, box, OUTSIDE)
+
+
+def read_earlier(stored: StoredCase, box: Box) -> NDArray[np.integer]:
+    """Read the part of an earlier stage's prediction inside a box, (z, y, x), `OUTSIDE` beyond the case.
+
+    Raises:
+        ValueError: If the case was opened without one.
+    """
+    if stored.earlier is None:
+        raise ValueError(f"{stored.properties.name} must be opened with its earlier stage, got none")
+    return _read_part(stored.earlier, box, OUTSIDE)
+
+
+def _read_part(array: LazyArray, box: Box, fill: int, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
+    """Return the part of an array (..., Z, Y, X) inside a box, filled beyond its borders."""
+    leading, shape = array.shape[:-3], array.shape[-3:]
     inside = tuple(
-        (min(max(first, 0), size), max(min(last, size), 0))
-        for (first, last), size in zip(box, stored.label.shape, strict=True)
-    )
-    shape = tuple(last - first for first, last in box)
-    place = tuple(
-        slice(inner[0] - outer[0], max(inner[1], inner[0]) - outer[0]) for inner, outer in zip(inside, box, strict=True)
+        (min(max(first, 0), size), max(min(last, size), 0)) for (first, last), size in zip(box, shape, strict=True)
     )
     empty = any(last <= first for first, last in inside)
-    channels = slice(0, stored.image.shape[0])
-    cut = box_slices(inside)
-    first_label = stored.label[tuple(slice(0, 1) for _ in shape)] if empty else stored.label[cut]
-    image = np.zeros((channels.stop, *shape), dtype=np.float32)
-    label = np.full(shape, OUTSIDE, dtype=first_label.dtype)
+    every = tuple(slice(0, size) for size in leading)
+    found = array[(*every, *(box_slices(inside) if not empty else (slice(0, 1),) * len(shape)))]
+    part = np.full((*leading, *(last - first for first, last in box)), fill, dtype=dtype or found.dtype)
     if not empty:
-        image[(slice(None), *place)] = stored.image[(channels, *cut)]
-        label[place] = first_label
-    return image, label
+        place = tuple(slice(a - first, b - first) for (a, b), (first, _) in zip(inside, box, strict=True))
+        part[(*every, *place)] = found
+    return part
 
 
 def foreground_voxels(folder: Path, name: str, label: int) -> NDArray[np.int32]:
@@ -208,6 +270,23 @@ def _read_positions(folder: Path, name: str, key: str) -> NDArray[np.int32]:
             return found
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from None
+
+
+def _earlier_record(folder: Path, name: str, stage: str) -> Path:
+    return folder / f"{name}.{stage}.json"
+
+
+def _earlier_file(folder: Path, name: str, stage: str) -> Path:
+    return folder / f"{name}.{stage}.b2nd"
+
+
+def _whole(array: LazyArray) -> NDArray[Any]:
+    return array[(slice(None),) * len(array.shape)]
+
+
+def _index_type(num_classes: int) -> type[np.int8 | np.int16]:
+    """Return the smallest type for class indices, `OUTSIDE`, and the number of classes itself."""
+    return np.int8 if num_classes <= np.iinfo(np.int8).max else np.int16
 
 
 class _CaseFiles(NamedTuple):

@@ -22,10 +22,12 @@ class Prepared:
     Attributes:
         array: Normalised and resampled, (C, Z, Y, X).
         properties: Where the array comes from.
+        earlier: The same scan as the stage before it in a cascade sees it; None for none.
     """
 
     array: NDArray[np.float32]
     properties: CaseProperties
+    earlier: "Prepared | None" = None
 
 
 def prepare_image(image: Image, plan: Plan, configuration: ConfigurationPlan, name: str = "image") -> Prepared:

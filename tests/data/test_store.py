@@ -11,12 +11,16 @@ from autoseg.data import store
 from autoseg.data.store import (
     OUTSIDE,
     CaseProperties,
+    EarlierPrediction,
     annotated_voxels,
     foreground_voxels,
     open_case,
+    read_earlier,
     read_patch,
+    stored_earlier,
     stored_properties,
     write_case,
+    write_earlier,
 )
 
 
@@ -177,3 +181,44 @@ def test_blocks_fit_a_cache_and_lie_within_the_patch(shape: tuple[int, ...], pat
     for chunk, block, edge, size in zip(chunks[-3:], blocks[-3:], patch, shape[-3:], strict=True):
         assert block <= min(edge, size)
         assert block <= chunk <= min(2 * block, size)
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 9), (40, 90, 100)])
+def test_the_prediction_of_an_earlier_stage_is_read_a_patch_at_a_time(
+    tmp_path: Path, shape: tuple[int, int, int]
+) -> None:
+    image, label = _arrays(shape)
+    properties = _properties(label)
+    write_case(tmp_path, image, label, properties, (32, 32, 32))
+    earlier = np.random.default_rng(1).integers(0, 3, shape).astype(np.uint8)
+    write_earlier(tmp_path, properties, "3d_lowres", earlier, (32, 32, 32), {"weights": "abc"})
+    case = open_case(tmp_path, "la.003", "3d_lowres")
+    inside: Box = ((1, 4), (2, 6), (0, 9))
+    assert np.array_equal(read_earlier(case, inside), earlier[1:4, 2:6, 0:9])
+    beyond: Box = ((-2, 3), (0, 5), (4, 9))
+    assert (read_earlier(case, beyond)[:2] == OUTSIDE).all()
+    assert np.array_equal(read_earlier(case, beyond)[2:], earlier[:3, :5, 4:9])
+    assert (read_earlier(case, ((-9, -4), (0, 5), (0, 5))) == OUTSIDE).all()
+    assert np.array_equal(read_earlier(case.in_memory(), inside), earlier[1:4, 2:6, 0:9])
+    assert stored_earlier(tmp_path, "la.003", "3d_lowres") == EarlierPrediction(made_from={"weights": "abc"})
+
+
+def test_a_case_without_the_prediction_of_an_earlier_stage(tmp_path: Path) -> None:
+    image, label = _arrays((5, 7, 9))
+    write_case(tmp_path, image, label, _properties(label), (8, 8, 8))
+    assert stored_earlier(tmp_path, "la.003", "3d_lowres") is None
+    with pytest.raises(ArtefactError, match=r"la\.003\.3d_lowres\.b2nd"):
+        open_case(tmp_path, "la.003", "3d_lowres")
+    with pytest.raises(ValueError, match="must be opened with its earlier stage"):
+        read_earlier(open_case(tmp_path, "la.003"), ((0, 1), (0, 1), (0, 1)))
+
+
+@pytest.mark.parametrize("lost", ["la.003.3d_lowres.b2nd", "la.003.3d_lowres.json"])
+def test_a_prediction_of_an_earlier_stage_that_is_not_whole_counts_as_missing(tmp_path: Path, lost: str) -> None:
+    image, label = _arrays((5, 7, 9))
+    properties = _properties(label)
+    write_case(tmp_path, image, label, properties, (8, 8, 8))
+    write_earlier(tmp_path, properties, "3d_lowres", np.zeros((5, 7, 9), np.uint8), (8, 8, 8), {"weights": "abc"})
+    assert stored_earlier(tmp_path, "la.003", "3d_lowres") is not None
+    (tmp_path / lost).unlink()
+    assert stored_earlier(tmp_path, "la.003", "3d_lowres") is None
