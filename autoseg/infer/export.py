@@ -1,4 +1,4 @@
-"""Logits become a label map on the grid of the scan, slab by slab, so that no array holds all classes of all voxels."""
+"""Logits become a label map on the grid of the scan, part by part, so that no array holds all classes of all voxels."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +15,7 @@ from torch import Tensor
 from autoseg.core.geometry import Shape, box_slices
 from autoseg.core.labels import Labels
 from autoseg.data.store import CaseProperties
+from autoseg.infer.merging import Part
 from autoseg.plan.schema import ResamplingPlan
 from autoseg.preprocess.resample import axis_orders, coarse_axis, interpolation_matrix
 
@@ -39,14 +40,15 @@ def output_orders(properties: CaseProperties, spacing: Sequence[float], plan: Re
 
 
 def decide_classes(
-    slabs: Iterable[Tensor], stored: Shape, shape: Shape, orders: Sequence[int], painted: Sequence[int] = ()
+    parts: Iterable[Part], stored: Shape, shape: Shape, orders: Sequence[int], painted: Sequence[int] = ()
 ) -> NDArray[np.uint8 | np.uint16]:
     """Return the class at every voxel: the one with the highest resampled logit, the lower one in a tie.
 
     Where outputs are regions, each whose resampled logit is above zero paints its class over those before it.
 
     Args:
-        slabs: Logits, (classes, z, Y, X), one slab after the other along the first axis.
+        parts: Logits: within the same rows, parts follow each other along the second axis, and within the same columns
+            along the first.
         stored: Shape of the logits, (z, y, x).
         shape: Of the result, (z, y, x).
         orders: Spline order per axis.
@@ -58,16 +60,19 @@ def decide_classes(
     axes = [_AxisMap.between(*sizes) for sizes in zip(stored, shape, orders, strict=True)]
     is_convex = max(orders) <= 1
     classes: NDArray[np.uint8 | np.uint16] | None = None
-    for rows, window in _ready_rows(slabs, axes[0]):
+    for rows, columns, window in _ready(parts, axes[0], axes[1]):
         if classes is None:
             highest = max((*painted, len(window) - 1))
             classes = np.empty(shape, np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16)
         edge = math.isqrt(BLOCK_VOXELS // (rows.stop - rows.start))
+        first_column = axes[1].needed(columns).start
         with _one_thread():
-            for columns, lines in product(_cut(shape[1], edge), _cut(shape[2], edge)):
-                part = window[:, :, axes[1].needed(columns), axes[2].needed(lines)]
-                matrices = [axis.block(place) for axis, place in zip(axes, (rows, columns, lines), strict=True)]
-                classes[rows, columns, lines] = (
+            for across, lines in product(_cut(columns.stop, edge, columns.start), _cut(shape[2], edge)):
+                needed = axes[1].needed(across)
+                near = slice(needed.start - first_column, needed.stop - first_column)
+                part = window[:, :, near, axes[2].needed(lines)]
+                matrices = [axis.block(place) for axis, place in zip(axes, (rows, across, lines), strict=True)]
+                classes[rows, across, lines] = (
                     _painted(part, matrices, painted) if painted else _winners(part, matrices, is_convex=is_convex)
                 )
     assert classes is not None
@@ -120,20 +125,50 @@ class _AxisMap:
         return None if self.matrix is None else self.matrix[place, self.needed(place)]
 
 
-def _ready_rows(slabs: Iterable[Tensor], axis: _AxisMap) -> Iterator[tuple[slice, Tensor]]:
-    """Give ranges of rows of the result with the logits that they need, as soon as the slabs so far hold them."""
-    window: Tensor | None = None
-    start = done = 0
-    for slab in slabs:
-        window = slab if window is None else torch.cat((window, slab), dim=1)
-        ready = int(np.searchsorted(axis.after, start + window.shape[1], side="right"))
-        for rows in _cut(ready, BLOCK_ROWS, done):
-            needed = axis.needed(rows)
-            yield rows, window[:, needed.start - start : needed.stop - start]
-        done = ready
-        following = int(axis.first[done]) - start if done < len(axis.first) else window.shape[1]
-        unneeded = min(following, window.shape[1])
-        window, start = window[:, unneeded:], start + unneeded
+class _Window:
+    """What came along one axis of logits and is still needed.
+
+    Args:
+        axis: Resampling along it.
+        dim: Of the logits.
+    """
+
+    def __init__(self, axis: _AxisMap, dim: int) -> None:
+        self.axis = axis
+        self.dim = dim
+        self.kept: Tensor | None = None
+        self.start = 0
+        self.num_done = 0
+
+    def push(self, logits: Tensor) -> tuple[slice, Tensor, int]:
+        """Return which new voxels the next logits make ready, and logits that hold what they need, from which voxel."""
+        held = logits if self.kept is None else torch.cat((self.kept, logits), dim=self.dim)
+        start, size = self.start, held.shape[self.dim]
+        first, after = self.axis.first, self.axis.after
+        ready = slice(self.num_done, int(np.searchsorted(after, start + size, side="right")))
+        unneeded = min(int(first[ready.stop]) - start, size) if ready.stop < len(first) else size
+        # Copied, as a view would keep all of it in memory.
+        self.kept = held.narrow(self.dim, unneeded, size - unneeded).clone() if unneeded < size else None
+        self.start, self.num_done = start + unneeded, ready.stop
+        return ready, held, start
+
+
+def _ready(parts: Iterable[Part], row_axis: _AxisMap, column_axis: _AxisMap) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Give ranges of rows and columns of the result with the logits that they need, once the parts so far hold them."""
+    beside: dict[int, _Window] = {}
+    above: dict[int, _Window] = {}
+    for part in parts:
+        columns, wide, left = beside.setdefault(part.rows.start, _Window(column_axis, 2)).push(part.logits)
+        if columns.stop == len(column_axis.after):
+            del beside[part.rows.start]
+        if columns.start == columns.stop:
+            continue
+        needed = column_axis.needed(columns)
+        strip = wide[:, :, needed.start - left : needed.stop - left]
+        rows, high, top = above.setdefault(columns.start, _Window(row_axis, 1)).push(strip)
+        for block in _cut(rows.stop, BLOCK_ROWS, rows.start):
+            needed = row_axis.needed(block)
+            yield block, columns, high[:, needed.start - top : needed.stop - top]
 
 
 @contextmanager

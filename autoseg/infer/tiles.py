@@ -1,27 +1,24 @@
-"""Logits of a whole scan from networks that see one patch: overlapping tiles, weighted, mirrored, merged slab by slab.
+"""Logits of a whole scan from networks that see one patch: overlapping tiles, weighted, mirrored, merged on the way.
 
 Letters: B tiles of a batch, C channels or classes, Z, Y, X space.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from itertools import combinations, product
+from itertools import combinations, permutations, product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from autoseg.core.geometry import Shape
+from autoseg.infer.merging import FLOAT_BYTES, Front, Part, Shelter, front_voxels
 from autoseg.network.device import Precision, mixed_precision
 
 SMALLEST_WEIGHT = 1e-4
 """Of a tile's border along one axis, relative to its centre; keeps the product over the axes far above rounding."""
-
-
-SLAB_ROWS = 16
-"""Most rows of merged logits that are handed over at once."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Tiling:
         step: Largest distance of neighbouring tiles, as a share of the patch.
         gaussian_sigma: Of the weight of a tile's voxels, as a share of the patch.
         mirror_axes: Axes of the patch; the mean is taken over the tile and its mirror images along all their subsets.
-        batch_size: Tiles that a network sees at once.
+        batch_size: Tiles, or mirror images of tiles, that a network sees at once.
     """
 
     patch_size: Shape
@@ -46,6 +43,21 @@ class Tiling:
     def tile_shape(self) -> Shape:
         """Shape of a tile, (z, y, x): one slice deep for networks that see slices."""
         return (1,) * (3 - len(self.patch_size)) + tuple(self.patch_size)
+
+
+@dataclass(frozen=True)
+class Computing:
+    """Where and how networks compute.
+
+    Attributes:
+        device: Of the networks.
+        precision: In which they compute; sums are float32.
+        shelter: Where tiles are merged.
+    """
+
+    device: torch.device
+    precision: Precision
+    shelter: Shelter
 
 
 def tile_starts(size: int, patch: int, step: float) -> tuple[int, ...]:
@@ -81,145 +93,190 @@ def gaussian_weights(patch: int, sigma: float) -> Tensor:
     return torch.exp(-0.5 * (position / (sigma * patch)) ** 2).clamp(min=SMALLEST_WEIGHT).float()
 
 
-def predict_logits(
-    networks: Sequence[nn.Module], image: Tensor, tiling: Tiling, device: torch.device, precision: Precision
-) -> Tensor:
-    """Return the logits of a whole scan, float32 (classes, Z, Y, X), on `device`; for arguments see `predict_slabs`."""
-    return torch.cat(list(predict_slabs(networks, image, tiling, device, precision)), dim=1)
+def tiles_along(shape: Shape, tile_shape: Shape, step: float) -> tuple[tuple[int, ...], ...]:
+    """Return the first voxels of the tiles along each axis of a scan that is padded to one tile at least."""
+    return tuple(
+        tuple(range(size)) if tile == 1 else tile_starts(max(size, tile), tile, step)
+        for size, tile in zip(shape, tile_shape, strict=True)
+    )
 
 
-def predict_slabs(
-    networks: Sequence[nn.Module], image: Tensor, tiling: Tiling, device: torch.device, precision: Precision
-) -> Iterator[Tensor]:
-    """Give the logits of a scan slab after slab along the first axis, each as soon as no later tile can change it.
-
-    Only the slab under work is held, which is as thick as a tile or, for thin tiles, as a batch of them.
+def sweep_order(shape: Shape, tiling: Tiling, num_classes: int, max_bytes: int | None) -> tuple[int, int, int]:
+    """Return the axes of a scan in the order in which to sweep it: as stored, if memory allows, else the least front.
 
     Args:
-        networks: Evaluating, on `device`; the mean of their logits counts.
+        shape: Of the scan, in voxels.
+        tiling: Tiles.
+        num_classes: Outputs of the networks.
+        max_bytes: Largest front; None for no limit.
+    """
+    starts = tiles_along(shape, tiling.tile_shape, tiling.step)
+
+    def size(order: tuple[int, ...]) -> int:
+        voxels = front_voxels([starts[axis] for axis in order], tuple(tiling.tile_shape[axis] for axis in order))
+        return voxels * num_classes * FLOAT_BYTES
+
+    stored = (0, 1, 2)
+    if max_bytes is None or size(stored) <= max_bytes:
+        return stored
+    first, second, third = min(permutations(stored), key=size)
+    return first, second, third
+
+
+def predict_logits(networks: Sequence[nn.Module], image: Tensor, tiling: Tiling, computing: Computing) -> Tensor:
+    """Return the logits of a whole scan, float32 (classes, Z, Y, X); for arguments see `predict_parts`."""
+    whole: Tensor | None = None
+    for part in predict_parts(networks, image, tiling, computing):
+        if whole is None:
+            whole = part.logits.new_empty((len(part.logits), *image.shape[1:]))
+        whole[:, part.rows, part.columns] = part.logits
+    assert whole is not None
+    return whole
+
+
+def predict_parts(
+    networks: Sequence[nn.Module],
+    image: Tensor,
+    tiling: Tiling,
+    computing: Computing,
+    order: Sequence[int] = (0, 1, 2),
+    report: Callable[[float], None] = lambda _: None,
+) -> Iterator[Part]:
+    """Give the logits of a scan part after part, each as soon as no later tile can change it.
+
+    Only the front under work is held: about half a layer of tiles.
+
+    Args:
+        networks: Evaluating, on the device of `computing`; the mean of their logits counts.
         image: Prepared, float32 (C, Z, Y, X). A side shorter than the patch is padded by zeros on both ends.
         tiling: Tiles, weights, mirroring.
-        device: Where networks and merging run.
-        precision: In which networks compute; merging is float32.
+        computing: Devices and precision.
+        order: Axes of the scan in the order in which it is swept; the axes of parts have this order too.
+        report: Called with every further share of the work that is done; the shares sum to 1.
 
     Yields:
-        float32 (classes, z, Y, X) on `device`; together they have the depth of the image.
+        Parts that make up the scan, as `Front.take_finished` orders them.
     """
-    shape = tuple(image.shape[1:])
-    tile_shape = tiling.tile_shape
+    padded, inside = _padded(image.permute(0, *_spatial(order)), tuple(tiling.tile_shape[axis] for axis in order))
+    viewer = _Viewer(networks, padded.to(computing.device), tiling, computing, order)
+    looks = viewer.looks
+    share = len(viewer.constant) / (len(networks) * len(looks))
+    profiles = [gaussian_weights(size, tiling.gaussian_sigma) for size in viewer.tile_shape]
+    with Front(viewer.starts, viewer.tile_shape, profiles, computing.shelter) as front:
+        for first in range(0, len(looks), tiling.batch_size):
+            after = first + tiling.batch_size
+            for look, logits_CZYX in viewer.view(looks[first:after]):
+                front.add(logits_CZYX, look.place, look.mirrored, share)
+                del logits_CZYX  # else it would live beside the next
+            report(len(looks[first:after]) / len(looks))
+            for part in front.take_finished(looks[after].place if after < len(looks) else None):
+                yield from _without_padding(part, inside)
+
+
+class _Look(NamedTuple):
+    """A tile as networks see it once; its axes have the order of the sweep.
+
+    Attributes:
+        place: First voxel.
+        mirrored: Axes along which it runs backwards.
+    """
+
+    place: tuple[int, ...]
+    mirrored: tuple[int, ...]
+
+
+class _Viewer:
+    """Shows the tiles of a scan to networks; tiles of one and the same value are seen once, as their logits are equal.
+
+    Args:
+        padded: The scan, (C, Z, Y, X), on the device of the networks; its axes have the order of the sweep.
+        order: Axes of the scan as networks see it in the order of the sweep.
+    """
+
+    def __init__(
+        self, networks: Sequence[nn.Module], padded: Tensor, tiling: Tiling, computing: Computing, order: Sequence[int]
+    ) -> None:
+        self.networks = networks
+        self.padded = padded
+        self.computing = computing
+        self.order = order
+        self.is_2d = len(tiling.patch_size) == 2
+        self.tile_shape = tuple(tiling.tile_shape[axis] for axis in order)
+        self.starts = tiles_along(tuple(padded.shape[1:]), self.tile_shape, tiling.step)
+        places = list(product(*self.starts))
+        self.constant = {place: _only_values(self._tile(place)) for place in places}
+        axes = [order.index(axis + 3 - len(tiling.patch_size)) for axis in tiling.mirror_axes]
+        mirrors = [subset for count in range(len(axes) + 1) for subset in combinations(axes, count)]
+        self.looks = [_Look(place, mirrored) for place in places for mirrored in mirrors]
+        self.seen: dict[tuple[float, ...], list[Tensor]] = {}
+
+    def view(self, looks: Sequence[_Look]) -> Iterator[tuple[_Look, Tensor]]:
+        """Give the logits of every look by every network, (C, Z, Y, X) in the order of the sweep, as mirrored."""
+        varied = [look for look in looks if self.constant[look.place] is None]
+        if varied:
+            tiles = [self._tile(look.place).flip(_spatial(look.mirrored)) for look in varied]
+            x_BCZYX = torch.stack(tiles)
+            for network in self.networks:
+                yield from zip(varied, self._logits(network, x_BCZYX), strict=True)
+        for look in looks:
+            values = self.constant[look.place]
+            if values is not None:
+                if values not in self.seen:
+                    # Only the last ones are kept, as the logits of a tile are large.
+                    tile = self._tile(look.place)[None]
+                    self.seen = {values: [self._logits(network, tile)[0] for network in self.networks]}
+                yield from ((look, logits) for logits in self.seen[values])
+
+    def _tile(self, place: tuple[int, ...]) -> Tensor:
+        box = (slice(start, start + size) for start, size in zip(place, self.tile_shape, strict=True))
+        return self.padded[(slice(None), *box)]
+
+    def _logits(self, network: nn.Module, x_BCZYX: Tensor) -> Tensor:
+        as_stored = [2 + self.order.index(axis) for axis in range(3)]
+        x = x_BCZYX.permute(0, 1, *as_stored).contiguous()
+        with torch.inference_mode(), mixed_precision(x.device, self.computing.precision):
+            logits: Tensor = network(x.squeeze(2) if self.is_2d else x)
+        logits = logits.unsqueeze(2) if self.is_2d else logits
+        return logits.permute(0, 1, *(2 + axis for axis in self.order))
+
+
+def _padded(image: Tensor, tile_shape: Shape) -> tuple[Tensor, tuple[slice, slice, slice]]:
+    """Return a scan with zeros around it, so that a tile fits, and where it lies in that."""
+    shape = image.shape[1:]
     padding = [max(tile - size, 0) for tile, size in zip(tile_shape, shape, strict=True)]
-    before = [missing // 2 for missing in padding]
-    margins = [side for first, both in zip(before[::-1], padding[::-1], strict=True) for side in (first, both - first)]
-    padded = functional.pad(image, margins).to(device)
-    merger = _Merger(tuple(padded.shape[1:]), tiling, device)
-    inside = (slice(None), slice(before[1], before[1] + shape[1]), slice(before[2], before[2] + shape[2]))
-    done = 0
-    for layers in merger.groups:
-        tiles = list(product(layers, *merger.starts[1:]))
-        for first in range(0, len(tiles), tiling.batch_size):
-            places = tiles[first : first + tiling.batch_size]
-            x_BCZYX = torch.stack([padded[(slice(None), *_box(place, tile_shape))] for place in places])
-            merger.add(_mean_logits(networks, x_BCZYX, tiling, precision), places)
-        for slab in merger.take_finished(layers):
-            wanted = slice(max(before[0] - done, 0), max(before[0] + shape[0] - done, 0))
-            done += slab.shape[1]
-            yield slab[:, wanted][(slice(None), *inside)]
+    rows, columns, lines = (
+        slice(missing // 2, missing // 2 + size) for missing, size in zip(padding, shape, strict=True)
+    )
+    if any(padding):
+        sides = [side for missing in padding[::-1] for side in (missing // 2, missing - missing // 2)]
+        image = functional.pad(image, sides)
+    return image, (rows, columns, lines)
 
 
-class _Merger:
-    """The weighted sum of the tiles so far, for the rows that are not finished."""
-
-    def __init__(self, shape: Shape, tiling: Tiling, device: torch.device) -> None:
-        self.tile_shape = tiling.tile_shape
-        self.starts = [
-            tuple(range(size)) if tile == 1 else tile_starts(size, tile, tiling.step)
-            for size, tile in zip(shape, self.tile_shape, strict=True)
-        ]
-        self.shape = shape
-        profiles = [gaussian_weights(tile, tiling.gaussian_sigma).to(device) for tile in self.tile_shape]
-        self.weights = _outer(profiles)
-        # Tiles lie on a grid, so that the sum of their weights is the product of the sums along the axes.
-        self.sums = [
-            _summed_profile(profile, starts, size)
-            for profile, starts, size in zip(profiles, self.starts, shape, strict=True)
-        ]
-        per_layer = len(self.starts[1]) * len(self.starts[2])
-        self.layers_at_once = max(tiling.batch_size // per_layer, 1)
-        self.first_row = 0
-        self.total: Tensor | None = None
-
-    @property
-    def groups(self) -> Iterator[tuple[int, ...]]:
-        """First rows of the layers of tiles that share batches."""
-        rows = self.starts[0]
-        for first in range(0, len(rows), self.layers_at_once):
-            yield rows[first : first + self.layers_at_once]
-
-    def add(self, logits_BCZYX: Tensor, places: Sequence[tuple[int, ...]]) -> None:
-        """Add the logits of tiles at their places."""
-        if self.total is None:
-            depth = self.tile_shape[0] + self._widest_group()
-            rows = min(depth, self.shape[0])
-            self.total = logits_BCZYX.new_zeros((logits_BCZYX.shape[1], rows, *self.shape[1:]))
-        for logits, (row, *others) in zip(logits_BCZYX, places, strict=True):
-            box = _box((row - self.first_row, *others), self.tile_shape)
-            self.total[(slice(None), *box)].addcmul_(logits, self.weights)
-
-    def take_finished(self, layers: Sequence[int]) -> Iterator[Tensor]:
-        """Give the mean logits of the rows that no layer after these reaches, then make room for more."""
-        assert self.total is not None
-        after = [start for start in self.starts[0] if start > layers[-1]]
-        last_row = after[0] if after else self.shape[0]
-        num_rows = last_row - self.first_row
-        rows, columns, lines = self.sums
-        for first in range(0, num_rows, SLAB_ROWS):
-            part = slice(first, min(first + SLAB_ROWS, num_rows))
-            mean = self.total[:, part] / rows[self.first_row :][part, None, None]
-            mean /= columns[:, None]
-            mean /= lines
-            yield mean
-        # Shifted in steps that do not overlap, so that no copy is needed.
-        depth = self.total.shape[1]
-        for first in range(0, depth, num_rows):
-            following = self.total[:, first + num_rows : first + 2 * num_rows]
-            self.total[:, first : first + following.shape[1]] = following
-            self.total[:, first + following.shape[1] : first + num_rows] = 0
-        self.first_row = last_row
-
-    def _widest_group(self) -> int:
-        return max(group[-1] - group[0] for group in self.groups)
+def _without_padding(part: Part, inside: tuple[slice, slice, slice]) -> Iterator[Part]:
+    """Give what of a part lies inside the scan, if anything does."""
+    (rows, kept_rows), (columns, kept_columns) = (
+        _inside(place, kept) for place, kept in zip((part.rows, part.columns), inside[:2], strict=True)
+    )
+    if rows.start < rows.stop and columns.start < columns.stop:
+        yield Part(rows, columns, part.logits[:, kept_rows, kept_columns, inside[2]])
 
 
-def _mean_logits(networks: Sequence[nn.Module], x_BCZYX: Tensor, tiling: Tiling, precision: Precision) -> Tensor:
-    """Return the mean over networks and mirror images of the logits, float32 (B, C, Z, Y, X)."""
-    is_2d = len(tiling.patch_size) == 2
-    x = x_BCZYX.squeeze(2) if is_2d else x_BCZYX
-    axes = [2 + axis for axis in tiling.mirror_axes]
-    mirrors = [subset for count in range(len(axes) + 1) for subset in combinations(axes, count)]
-    views = [(network, mirror) for network in networks for mirror in mirrors]
-    with torch.inference_mode(), mixed_precision(x.device, precision):
-        mean = reduce(torch.add, (_seen_mirrored(network, x, mirror) for network, mirror in views))
-        if len(views) > 1:
-            mean /= len(views)
-    return mean.unsqueeze(2) if is_2d else mean
+def _inside(place: slice, kept: slice) -> tuple[slice, slice]:
+    """Return the kept range of a place, counted from the first kept voxel, and counted from the first of the place."""
+    first, after = max(place.start, kept.start), min(place.stop, kept.stop)
+    return slice(first - kept.start, after - kept.start), slice(first - place.start, after - place.start)
 
 
-def _seen_mirrored(network: nn.Module, x: Tensor, mirror: tuple[int, ...]) -> Tensor:
-    logits: Tensor = network(x.flip(mirror)).flip(mirror) if mirror else network(x)
-    return logits.float()
+def _only_values(tile: Tensor) -> tuple[float, ...] | None:
+    """Return the value of each channel of a tile, (C, Z, Y, X), if it has one value each."""
+    values = tile[:, :1, :1, :1]
+    for part in (tile[:, ::7, ::7, ::7], tile):  # most tiles differ in few voxels already
+        if not bool((part == values).all()):
+            return None
+    return tuple(values.flatten().tolist())
 
 
-def _box(place: Sequence[int], tile_shape: Shape) -> tuple[slice, ...]:
-    return tuple(slice(start, start + size) for start, size in zip(place, tile_shape, strict=True))
-
-
-def _outer(profiles: Sequence[Tensor]) -> Tensor:
-    rows, columns, lines = profiles
-    return rows[:, None, None] * columns[:, None] * lines
-
-
-def _summed_profile(profile: Tensor, starts: Sequence[int], size: int) -> Tensor:
-    summed = profile.new_zeros(size)
-    for start in starts:
-        summed[start : start + len(profile)] += profile
-    return summed
+def _spatial(axes: Sequence[int]) -> tuple[int, ...]:
+    """Return axes of space as axes of an array (C, Z, Y, X)."""
+    return tuple(1 + axis for axis in axes)

@@ -10,6 +10,7 @@ from autoseg.data.image import Image, LabelImage
 from autoseg.data.store import CaseProperties
 from autoseg.infer import export
 from autoseg.infer.export import decide_classes, output_orders, restore_label
+from autoseg.infer.merging import Part
 from autoseg.preprocess.case import prepare_case
 from tests.preprocess.plans import RESAMPLING, configuration, plan
 
@@ -20,8 +21,19 @@ def _logits(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def _slabs(logits: Tensor, thickness: int) -> list[Tensor]:
-    return [logits[:, first : first + thickness] for first in range(0, logits.shape[1], thickness)]
+def _parts(logits: Tensor, thickness: int = 100, width: int = 100, rows_at_once: int = 100) -> list[Part]:
+    """Cut logits as a front does: layer after layer, in each strip after strip, in each some rows after others."""
+    _, num_rows, num_columns, _ = logits.shape
+    places = [
+        (slice(first, min(first + rows_at_once, layer + thickness, num_rows)), slice(left, left + width))
+        for layer in range(0, num_rows, thickness)
+        for left in range(0, num_columns, width)
+        for first in range(layer, min(layer + thickness, num_rows), rows_at_once)
+    ]
+    return [
+        Part(rows, slice(columns.start, min(columns.stop, num_columns)), logits[:, rows, columns])
+        for rows, columns in places
+    ]
 
 
 def _properties(cropped_spacing: tuple[float, float, float]) -> CaseProperties:
@@ -54,15 +66,15 @@ def test_a_coarse_axis_takes_the_nearest_slice(
 
 
 @pytest.mark.parametrize("block_voxels", [128, 2**15])
-@pytest.mark.parametrize("thickness", [1, 4, 30])
+@pytest.mark.parametrize(("thickness", "width", "rows_at_once"), [(1, 9, 1), (4, 2, 3), (6, 1, 6), (12, 4, 5)])
 @pytest.mark.parametrize("shape", [(12, 9, 14), (30, 20, 25), (5, 4, 3), (12, 20, 7), (1, 1, 1)])
-def test_slab_by_slab_equals_the_plain_way(
-    monkeypatch: pytest.MonkeyPatch, shape: Shape, thickness: int, block_voxels: int
+def test_part_by_part_equals_the_plain_way(
+    monkeypatch: pytest.MonkeyPatch, shape: Shape, thickness: int, width: int, rows_at_once: int, block_voxels: int
 ) -> None:
     monkeypatch.setattr(export, "BLOCK_VOXELS", block_voxels)
     logits = _logits(5, 12, 9, 14)
     plain = functional.interpolate(logits[None], size=shape, mode="trilinear", align_corners=False)[0]
-    classes = decide_classes(_slabs(logits, thickness), (12, 9, 14), shape, LINEAR)
+    classes = decide_classes(_parts(logits, thickness, width, rows_at_once), (12, 9, 14), shape, LINEAR)
     assert classes.shape == shape
     best = plain.topk(2, dim=0).values
     is_clear = (best[0] - best[1] > 1e-5).numpy()
@@ -72,23 +84,23 @@ def test_slab_by_slab_equals_the_plain_way(
 
 def test_a_coarse_axis_repeats_its_slices() -> None:
     logits = _logits(3, 4, 5, 6)
-    classes = decide_classes([logits], (4, 5, 6), (8, 5, 6), (0, 1, 1))
+    classes = decide_classes(_parts(logits), (4, 5, 6), (8, 5, 6), (0, 1, 1))
     assert np.array_equal(classes, np.repeat(logits.argmax(dim=0).numpy(), 2, axis=0))
 
 
-def test_cubic_outputs_need_rows_of_several_slabs() -> None:
+def test_cubic_outputs_need_rows_of_several_parts() -> None:
     logits = _logits(3, 40, 5, 6)
-    whole = decide_classes([logits], (40, 5, 6), (50, 5, 6), (3, 1, 1))
-    assert np.array_equal(decide_classes(_slabs(logits, 1), (40, 5, 6), (50, 5, 6), (3, 1, 1)), whole)
+    whole = decide_classes(_parts(logits), (40, 5, 6), (50, 5, 6), (3, 1, 1))
+    assert np.array_equal(decide_classes(_parts(logits, 1), (40, 5, 6), (50, 5, 6), (3, 1, 1)), whole)
 
 
 def test_the_lower_class_wins_a_tie() -> None:
-    assert (decide_classes([torch.zeros(3, 2, 2, 2)], (2, 2, 2), (4, 4, 4), LINEAR) == 0).all()
+    assert (decide_classes(_parts(torch.zeros(3, 2, 2, 2)), (2, 2, 2), (4, 4, 4), LINEAR) == 0).all()
 
 
 def test_threads_are_given_back() -> None:
     before = torch.get_num_threads()
-    decide_classes([_logits(2, 2, 2, 2)], (2, 2, 2), (4, 4, 4), LINEAR)
+    decide_classes(_parts(_logits(2, 2, 2, 2)), (2, 2, 2), (4, 4, 4), LINEAR)
     assert torch.get_num_threads() == before
 
 
@@ -96,13 +108,13 @@ def test_logits_must_be_numbers() -> None:
     logits = _logits(3, 4, 4, 4)
     logits[1, 2, 2, 2] = torch.nan
     with pytest.raises(FloatingPointError, match="must be numbers"):
-        decide_classes([logits], (4, 4, 4), (8, 8, 8), LINEAR)
+        decide_classes(_parts(logits), (4, 4, 4), (8, 8, 8), LINEAR)
 
 
 def test_more_than_256_classes_fit() -> None:
     logits = torch.zeros(300, 1, 1, 2)
     logits[299, 0, 0, 1] = 1
-    assert decide_classes([logits], (1, 1, 2), (1, 1, 2), LINEAR).tolist() == [[[0, 299]]]
+    assert decide_classes(_parts(logits), (1, 1, 2), (1, 1, 2), LINEAR).tolist() == [[[0, 299]]]
 
 
 def _phantom(shape: Shape, spacing: tuple[float, float, float]) -> tuple[Image, LabelImage]:
@@ -129,8 +141,8 @@ def test_preparing_and_restoring_gives_the_label_back(transpose: tuple[int, int,
     properties = prepared.properties
     assert properties.cropped_shape != properties.original_shape
     orders = output_orders(properties, (1.0, 1, 1), RESAMPLING)
-    slabs = _slabs(_one_hot(indices, 3).float(), 3)
-    classes = decide_classes(slabs, properties.stored_shape, properties.cropped_shape, orders)
+    parts = _parts(_one_hot(indices, 3).float(), 3)
+    classes = decide_classes(parts, properties.stored_shape, properties.cropped_shape, orders)
     restored = restore_label(classes, properties, labels)
     assert restored.dtype == np.int8
     assert np.array_equal(restored, label.array)
@@ -155,7 +167,9 @@ def test_resampling_there_and_back_keeps_the_shapes(
     prepared, indices = prepare_case(image, label, plan(labels=labels), settings, "la")
     properties = prepared.properties
     orders = output_orders(properties, target, RESAMPLING)
-    classes = decide_classes([_one_hot(indices, 3).float()], properties.stored_shape, properties.cropped_shape, orders)
+    classes = decide_classes(
+        _parts(_one_hot(indices, 3).float()), properties.stored_shape, properties.cropped_shape, orders
+    )
     restored = restore_label(classes, properties, labels)
     assert restored.shape == label.array.shape
     for value in (1, -3):
@@ -166,7 +180,7 @@ def test_resampling_there_and_back_keeps_the_shapes(
 def test_regions_paint_over_each_other_in_order() -> None:
     """Voxel by voxel: nothing, the first alone, the second alone, both (the second covers), a tie at zero."""
     logits = torch.tensor([[-1.0, 2, -1, 5, 0], [-1.0, -1, 1, 1, 0]]).view(2, 1, 1, 5)
-    classes = decide_classes([logits], (1, 1, 5), (1, 1, 5), LINEAR, painted=(3, 1))
+    classes = decide_classes(_parts(logits), (1, 1, 5), (1, 1, 5), LINEAR, painted=(3, 1))
     assert classes.ravel().tolist() == [0, 3, 1, 1, 0]
 
 
@@ -175,10 +189,10 @@ def test_regions_are_painted_after_resampling(thickness: int) -> None:
     logits = _logits(2, 12, 9, 14)
     resampled = functional.interpolate(logits[None], (20, 15, 11), mode="trilinear", align_corners=False)[0]
     expected = np.where(resampled[1] > 0, 2, np.where(resampled[0] > 0, 1, 0))
-    classes = decide_classes(_slabs(logits, thickness), (12, 9, 14), (20, 15, 11), LINEAR, painted=(1, 2))
+    classes = decide_classes(_parts(logits, thickness), (12, 9, 14), (20, 15, 11), LINEAR, painted=(1, 2))
     assert (classes != expected).mean() < 1e-3
 
 
 def test_regions_that_are_not_numbers_are_refused() -> None:
     with pytest.raises(FloatingPointError, match="got NaN"):
-        decide_classes([torch.full((2, 2, 2, 2), torch.nan)], (2, 2, 2), (4, 4, 4), LINEAR, painted=(1, 2))
+        decide_classes(_parts(torch.full((2, 2, 2, 2), torch.nan)), (2, 2, 2), (4, 4, 4), LINEAR, painted=(1, 2))

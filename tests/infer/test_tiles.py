@@ -5,12 +5,21 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.core.geometry import Shape
-from autoseg.infer import tiles
-from autoseg.infer.tiles import Tiling, gaussian_weights, predict_logits, predict_slabs, tile_starts
+from autoseg.infer.merging import Shelter
+from autoseg.infer.tiles import (
+    Computing,
+    Tiling,
+    gaussian_weights,
+    predict_logits,
+    predict_parts,
+    sweep_order,
+    tile_starts,
+)
 from autoseg.network.unet import UNet
 from tests.preprocess.plans import network
 
 CPU = torch.device("cpu")
+EXACT = Computing(CPU, "float32", Shelter(CPU))
 
 
 class Echo(nn.Module):
@@ -90,39 +99,35 @@ def test_weights_peak_in_the_middle_and_never_vanish() -> None:
 )
 def test_an_echo_is_merged_to_the_image(shape: Shape, patch: Shape, batch_size: int, mirror: bool) -> None:
     image = _image(1, *shape)
-    logits = predict_logits([Echo()], image, _tiling(patch, mirror=mirror, batch_size=batch_size), CPU, "float32")
+    logits = predict_logits([Echo()], image, _tiling(patch, mirror=mirror, batch_size=batch_size), EXACT)
     assert torch.allclose(logits, torch.cat((image, -image)), atol=1e-5)
 
 
-def test_slabs_come_before_the_end_and_make_up_the_whole() -> None:
+def test_parts_come_as_soon_as_no_tile_can_change_them() -> None:
     recorder = Recorder()
-    slabs = predict_slabs([recorder], _image(1, 33, 9, 9), _tiling((8, 8, 8)), CPU, "float32")
-    depths, seen = [], []
-    for slab in slabs:
-        depths.append(slab.shape[1])
-        seen.append(len(recorder.seen))
-    assert sum(depths) == 33
-    assert set(depths[:-1]) == {3, 4}
-    assert seen == [4 * layer for layer in range(1, len(tile_starts(33, 8, 0.5)) + 1)]
-
-
-def test_thick_slabs_are_handed_over_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "SLAB_ROWS", 3)
-    image = _image(1, 21, 9, 9)
-    slabs = list(predict_slabs([Echo()], image, _tiling((16, 8, 8)), CPU, "float32"))
-    assert [slab.shape[1] for slab in slabs] == [3, 2, 3, 3, 3, 3, 3, 1]
-    assert torch.allclose(torch.cat(slabs, dim=1)[:1], image, atol=1e-5)
+    image = _image(1, 33, 9, 9)
+    found, seen = torch.zeros(33, 9), []
+    for part in predict_parts([recorder], image, _tiling((8, 8, 8)), EXACT):
+        found[part.rows, part.columns] += 1
+        seen.append((part.rows.stop, part.columns.stop, len(recorder.seen)))
+        assert torch.allclose(part.logits[:1], image[:, part.rows, part.columns], atol=1e-5)
+    assert (found == 1).all()
+    starts = tile_starts(33, 8, 0.5)
+    for last_row, last_column, num_tiles in seen:
+        layer = sum(start < last_row for start in starts) - 1
+        strip = sum(start < last_column for start in (0, 1)) - 1
+        assert num_tiles == 4 * layer + 2 * (strip + 1)
 
 
 def test_slices_are_seen_in_batches() -> None:
     recorder = Recorder()
-    predict_logits([recorder], _image(2, 10, 8, 8), _tiling((8, 8), batch_size=4), CPU, "float32")
+    predict_logits([recorder], _image(2, 10, 8, 8), _tiling((8, 8), batch_size=4), EXACT)
     assert recorder.seen == [(4, 2, 8, 8), (4, 2, 8, 8), (2, 2, 8, 8)]
 
 
 def test_every_mirror_image_is_seen() -> None:
     recorder = Recorder()
-    predict_logits([recorder], _image(1, 8, 8, 8), _tiling((8, 8, 8), mirror=True), CPU, "float32")
+    predict_logits([recorder], _image(1, 8, 8, 8), _tiling((8, 8, 8), mirror=True), EXACT)
     assert len(recorder.seen) == 8
 
 
@@ -132,18 +137,18 @@ def test_a_forbidden_axis_is_not_mirrored(patch: Shape, forbidden: int) -> None:
     unet, image = _network(len(patch)), _image(1, 8, 8, 8)
     allowed = tuple(axis for axis in range(len(patch)) if axis != forbidden)
     tiling = replace(_tiling(patch), mirror_axes=allowed)
-    straight = predict_logits([unet], image, tiling, CPU, "float32")
+    straight = predict_logits([unet], image, tiling, EXACT)
     for axis in range(len(patch)):
         along = axis + 4 - len(patch)
-        flipped = predict_logits([unet], image.flip(along), tiling, CPU, "float32").flip(along)
+        flipped = predict_logits([unet], image.flip(along), tiling, EXACT).flip(along)
         assert torch.allclose(flipped, straight, atol=1e-5) == (axis != forbidden)
 
 
 @pytest.mark.parametrize(("num_axes", "patch"), [(3, (8, 8, 8)), (2, (8, 8))])
 def test_batched_equals_one_by_one(num_axes: int, patch: Shape) -> None:
     unet, image = _network(num_axes), _image(1, 11, 14, 9)
-    one = predict_logits([unet], image, _tiling(patch), CPU, "float32")
-    many = predict_logits([unet], image, _tiling(patch, batch_size=5), CPU, "float32")
+    one = predict_logits([unet], image, _tiling(patch), EXACT)
+    many = predict_logits([unet], image, _tiling(patch, batch_size=5), EXACT)
     assert torch.allclose(one, many, atol=1e-5)
 
 
@@ -151,25 +156,25 @@ def test_batched_equals_one_by_one(num_axes: int, patch: Shape) -> None:
 def test_mirrored_in_mirrored_out(axis: int) -> None:
     unet, image = _network(), _image(1, 12, 16, 20)
     tiling = _tiling((8, 8, 8), mirror=True)
-    straight = predict_logits([unet], image, tiling, CPU, "float32")
-    mirrored = predict_logits([unet], image.flip(axis), tiling, CPU, "float32")
+    straight = predict_logits([unet], image, tiling, EXACT)
+    mirrored = predict_logits([unet], image.flip(axis), tiling, EXACT)
     assert torch.allclose(mirrored.flip(axis), straight, atol=1e-5)
-    bare = predict_logits([unet], image.flip(axis), _tiling((8, 8, 8)), CPU, "float32")
+    bare = predict_logits([unet], image.flip(axis), _tiling((8, 8, 8)), EXACT)
     assert not torch.allclose(bare.flip(axis), straight, atol=1e-5)
 
 
 def test_several_networks_give_the_mean_of_their_logits() -> None:
     first, second, image = _network(seed=1), _network(seed=2), _image(1, 12, 9, 8)
     tiling = _tiling((8, 8, 8))
-    both = predict_logits([first, second], image, tiling, CPU, "float32")
-    apart = [predict_logits([one], image, tiling, CPU, "float32") for one in (first, second)]
+    both = predict_logits([first, second], image, tiling, EXACT)
+    apart = [predict_logits([one], image, tiling, EXACT) for one in (first, second)]
     assert torch.allclose(both, (apart[0] + apart[1]) / 2, atol=1e-5)
 
 
 def test_bfloat16_is_close_and_merged_in_float32() -> None:
     unet, image = _network(), _image(1, 12, 9, 8)
-    exact = predict_logits([unet], image, _tiling((8, 8, 8)), CPU, "float32")
-    rough = predict_logits([unet], image, _tiling((8, 8, 8)), CPU, "bfloat16")
+    exact = predict_logits([unet], image, _tiling((8, 8, 8)), EXACT)
+    rough = predict_logits([unet], image, _tiling((8, 8, 8)), replace(EXACT, precision="bfloat16"))
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, exact)
     assert (rough - exact).abs().max() < 0.1 * exact.abs().max()
@@ -180,7 +185,56 @@ def test_bfloat16_is_close_and_merged_in_float32() -> None:
 def test_a_gpu_gives_the_logits_of_the_cpu() -> None:
     cuda = torch.device("cuda")
     image, tiling = _image(1, 12, 9, 20), _tiling((8, 8, 8), mirror=True, batch_size=4)
-    on_cpu = predict_logits([_network()], image, tiling, CPU, "float32")
-    on_gpu = predict_logits([_network().to(cuda)], image, tiling, cuda, "float16")
+    on_cpu = predict_logits([_network()], image, tiling, EXACT)
+    on_gpu = predict_logits([_network().to(cuda)], image, tiling, Computing(cuda, "float16", Shelter(cuda)))
     assert on_gpu.device.type == "cuda"
     assert (on_gpu.cpu() - on_cpu).abs().max() < 0.02 * on_cpu.abs().max()
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("patch", [(8, 8, 8), (8, 8)])
+def test_a_scan_can_be_swept_along_any_axis(order: tuple[int, int, int], patch: Shape) -> None:
+    unet, image = _network(len(patch)), _image(1, 11, 14, 9)
+    tiling = _tiling(patch, mirror=True, batch_size=3)
+    straight = predict_logits([unet], image, tiling, EXACT)
+    swept = torch.empty(3, *(image.shape[1 + axis] for axis in order))
+    for part in predict_parts([unet], image, tiling, EXACT, order):
+        swept[:, part.rows, part.columns] = part.logits
+    assert torch.allclose(swept, straight.permute(0, *(1 + axis for axis in order)), atol=1e-5)
+
+
+def test_the_least_front_is_swept_where_memory_is_short() -> None:
+    tiling = _tiling((8, 8, 8))
+    assert sweep_order((12, 40, 20), tiling, 3, None) == (0, 1, 2)
+    assert sweep_order((12, 40, 20), tiling, 3, 10**9) == (0, 1, 2)
+    assert sweep_order((12, 40, 20), tiling, 3, 1000)[0] == 1
+    assert sweep_order((12, 40, 20), _tiling((8, 8)), 3, 1000)[0] == 0
+
+
+def test_tiles_of_one_value_are_seen_once_and_change_nothing() -> None:
+    image = torch.full((2, 33, 9, 9), 0.5)
+    image[1] = -2
+    image[:, :6] = _image(2, 6, 9, 9)
+    recorder = Recorder()
+    tiling = _tiling((8, 8, 8), mirror=True, batch_size=3)
+    logits = predict_logits([recorder], image, tiling, EXACT)
+    assert torch.allclose(logits, torch.cat((image, -image)), atol=1e-5)
+    num_varied = sum(start < 6 for start in tile_starts(33, 8, 0.5)) * 4 * 8
+    assert sum(shape[0] for shape in recorder.seen) == num_varied + 1
+
+
+def test_a_constant_scan_gives_the_logits_of_its_tiles() -> None:
+    unet = _network()
+    tiling = _tiling((8, 8, 8), mirror=True)
+    logits = predict_logits([unet], torch.full((1, 8, 8, 8), 0.25), tiling, EXACT)
+    with torch.inference_mode():
+        tile = unet(torch.full((1, 1, 8, 8, 8), 0.25))[0]
+    views = [tile.flip(axes) if axes else tile for axes in [(), (1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)]]
+    assert torch.allclose(logits, torch.stack(views).mean(dim=0), atol=1e-5)
+
+
+def test_the_reported_shares_sum_to_one() -> None:
+    shares: list[float] = []
+    list(predict_parts([Echo()], _image(1, 20, 9, 9), _tiling((8, 8, 8), batch_size=3), EXACT, report=shares.append))
+    assert len(shares) == 6
+    assert sum(shares) == pytest.approx(1)
