@@ -13,8 +13,8 @@ import typer
 import autoseg
 from autoseg import pipeline
 from autoseg.benchmark.run import benchmark as run_benchmark
+from autoseg.cli import importing, planning, tables
 from autoseg.cli import options as opt
-from autoseg.cli import planning, tables
 from autoseg.cli.interruption import INTERRUPTION
 from autoseg.cli.planning import with_explained_value
 from autoseg.cli.terminal import TerminalProgress, duration, err, out, print_json, quiet_threads, show_logs
@@ -36,7 +36,7 @@ app = typer.Typer(
 )
 
 
-COMMANDS = ("check", "plan", "rules", "preprocess", "train", "predict", "evaluate", "run", "benchmark")
+COMMANDS = ("check", "plan", "rules", "preprocess", "train", "predict", "evaluate", "run", "benchmark", "import-nnunet")
 
 
 def main() -> None:
@@ -101,6 +101,7 @@ def check(
 
 app.command()(planning.plan)
 app.command()(planning.rules)
+app.command("import-nnunet")(importing.import_nnunet_models)
 
 
 @app.command()

@@ -1,0 +1,281 @@
+"""Trained models of nnU-Net v2 become models of a workspace, with which `autoseg predict` works."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import autoseg
+from autoseg.core.artefact import Record, digest_of, digest_of_file
+from autoseg.core.errors import ArtefactError, PlanError
+from autoseg.core.workspace import Workspace
+from autoseg.data.archive import archive_suffix, unpack
+from autoseg.data.description import DESCRIPTION_NAME
+from autoseg.interop.fingerprint_files import DescribedDataset, read_dataset_description, read_fingerprint
+from autoseg.interop.nnunet_description import NnunetPlans, import_configuration, not_usable, parse_plans
+from autoseg.interop.nnunet_weights import NnunetCheckpoint, convert_weights, read_checkpoint
+from autoseg.network.checkpoint import save_weights
+from autoseg.plan.rulebook import load_rulebook
+from autoseg.plan.schema import ConfigurationName, ConfigurationPlan, InferencePlan, Plan, TrainingPlan
+from autoseg.train.record import TrainingRecord
+
+PLANS_NAME = "plans.json"
+FINGERPRINT_NAME = "dataset_fingerprint.json"
+CHECKPOINT_NAME = "checkpoint_final.pth"
+
+TILE_STEP = 0.5
+"""Of nnU-Net's prediction unless told otherwise."""
+
+GAUSSIAN_SIGMA = 1 / 8
+"""Of nnU-Net's weight of a tile's voxels, as a share of the patch."""
+
+PLAIN_TRAINER = "nnUNetTrainer"
+"""Other trainers are variants, which may have built another network or normalised otherwise than the plan says."""
+
+_logger = logging.getLogger(__name__)
+
+
+class ImportedModel(Record):
+    """A configuration that was imported.
+
+    Attributes:
+        configuration: As we call it.
+        source: Folder that it comes from, inside the archive if it was one.
+        trainer: nnU-Net's class that trained it.
+        folds: Whose networks were imported.
+    """
+
+    configuration: ConfigurationName
+    source: Path
+    trainer: str
+    folds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _ModelFolder:
+    """A folder that nnU-Net has trained one configuration into."""
+
+    root: Path
+    name: Path
+    plans: NnunetPlans
+    plans_digest: str
+    dataset: DescribedDataset
+    checkpoints: dict[int, Path]
+
+
+def import_nnunet(
+    sources: Sequence[Path], workspace: Workspace, checkpoint_name: str = CHECKPOINT_NAME
+) -> tuple[ImportedModel, ...]:
+    """Write the plan and the weights of trained nnU-Net v2 models to a workspace; nothing that they hold is run.
+
+    Nothing is written if one of them cannot be used. What an earlier import of the same models wrote is replaced.
+
+    Args:
+        sources: Model folders, folders or archives (`.zip`, `.tar`, `.tar.gz`) with model folders in them; several
+            configurations of one dataset and one plan, such as the stages of a cascade, make one workspace.
+        workspace: New, or that of an earlier import of the same models.
+        checkpoint_name: File of each fold.
+
+    Raises:
+        ArtefactError: If there is no model, a file is damaged or holds code, weights and plan do not fit, or a model
+            does what autoseg does not.
+        DatasetError: If an archive is damaged or unsafe, or `dataset.json` cannot be used.
+        PlanError: If the models do not belong together, or the workspace holds something else.
+    """
+    workspace.root.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(TemporaryDirectory(dir=workspace.root, prefix=".importing-")))
+        folders = [found for source in sources for found in _find_models(source, scratch, checkpoint_name)]
+        staged = Workspace(scratch / "staged")
+        plans, models = zip(*(_import_model(folder, staged) for folder in folders), strict=True)
+        plan = reduce(_joined, plans)
+        _require_stages(plan)
+        _require_room(workspace, plan)
+        for folder in folders:
+            if (folder.root / FINGERPRINT_NAME).is_file():
+                read_fingerprint(folder.root / FINGERPRINT_NAME, folder.dataset).save(workspace.fingerprint)
+        for model in models:
+            _move_folds(model, staged, workspace)
+        plan.save(workspace.plan)
+    return models
+
+
+def _find_models(source: Path, scratch: Path, checkpoint_name: str) -> Iterator[_ModelFolder]:
+    """Give the model folders in a folder or an archive."""
+    is_archive = source.is_file() and archive_suffix(source) is not None
+    root = unpack(source, scratch / f"unpacked_{digest_of(str(source))}") if is_archive else source
+    found = sorted(path.parent for path in root.rglob(PLANS_NAME) if any(path.parent.glob("fold_*")))
+    if not found:
+        raise ArtefactError(
+            f"{source}: a folder or archive of a trained nnU-Net v2 model must hold {PLANS_NAME} beside fold_0, found"
+            " none. Name the folder nnUNetTrainer__nnUNetPlans__3d_fullres or its like."
+        )
+    for folder in found:
+        yield _read_folder(folder, source / folder.relative_to(root), checkpoint_name)
+
+
+def _read_folder(root: Path, name: Path, checkpoint_name: str) -> _ModelFolder:
+    document = _read_json(root / PLANS_NAME, name / PLANS_NAME)
+    if not (root / DESCRIPTION_NAME).is_file():
+        raise ArtefactError(f"{name}: a model folder must hold {DESCRIPTION_NAME}, found none. Copy it there.")
+    checkpoints = {
+        folder.name.removeprefix("fold_"): folder / checkpoint_name
+        for folder in sorted(root.glob("fold_*"))
+        if (folder / checkpoint_name).is_file()
+    }
+    numbered = {int(fold): path for fold, path in checkpoints.items() if fold.isdigit()}
+    if not numbered and "all" in checkpoints:
+        _logger.info("%s: fold_all, trained on all cases, becomes fold 0", name)
+        numbered = {0: checkpoints["all"]}
+    if not numbered:
+        raise ArtefactError(
+            f"{name}: at least one fold must hold {checkpoint_name}, found none. Train one to its end, or name another"
+            " file with --checkpoint."
+        )
+    return _ModelFolder(
+        root=root,
+        name=name,
+        plans=parse_plans(document, name / PLANS_NAME),
+        plans_digest=digest_of(document),
+        dataset=read_dataset_description(root / DESCRIPTION_NAME),
+        checkpoints=numbered,
+    )
+
+
+def _import_model(folder: _ModelFolder, staged: Workspace) -> tuple[Plan, ImportedModel]:
+    """Write the weights and records of a model; return its plan and what was written."""
+    places = {fold: folder.name / path.relative_to(folder.root) for fold, path in folder.checkpoints.items()}
+    lowest = min(places)
+    # nnU-Net takes the configuration and the mirroring of all folds from the first.
+    first = read_checkpoint(folder.checkpoints[lowest], places[lowest])
+    name, configuration = _configuration(folder, first)
+    for fold, place in places.items():
+        checkpoint = first if fold == lowest else read_checkpoint(folder.checkpoints[fold], place)
+        target = staged.fold(name, fold)
+        save_weights(convert_weights(checkpoint.weights, configuration.network, place), target.weights)
+        _record(folder, checkpoint, name, fold).save(target.record)
+    if first.trainer != PLAIN_TRAINER:
+        _logger.warning(
+            "%s: trained by %s; network and normalisation are taken to be those of %s. Compare one prediction with"
+            " nnU-Net's.",
+            folder.name,
+            first.trainer,
+            PLANS_NAME,
+        )
+    model = ImportedModel(configuration=name, source=folder.name, trainer=first.trainer, folds=tuple(places))
+    return _plan(folder, name, configuration), model
+
+
+def _configuration(folder: _ModelFolder, checkpoint: NnunetCheckpoint) -> tuple[ConfigurationName, ConfigurationPlan]:
+    theirs, dataset = checkpoint.configuration, folder.dataset
+    try:
+        name = folder.plans.our_name(theirs)
+        plan = import_configuration(folder.plans, theirs, dataset.channels, dataset.labels, checkpoint.mirror_axes)
+    except ValueError as error:
+        raise not_usable(f"{folder.name / PLANS_NAME}, {theirs}", error) from None
+    if name != theirs:
+        _logger.info("%s: %s becomes %s", folder.name, theirs, name)
+    return name, plan
+
+
+def _plan(folder: _ModelFolder, name: ConfigurationName, configuration: ConfigurationPlan) -> Plan:
+    """Return the plan of one model; nnU-Net's files do not hold the recipe of training, our preset's stands there."""
+    preset = "plain" if configuration.network.kind == "plain" else "residual"
+    blueprint = load_rulebook().for_preset(preset).blueprint
+    return Plan(
+        made_from={"plans": folder.plans_digest},
+        dataset=folder.plans.dataset_name,
+        preset=preset,
+        channels=folder.dataset.channels,
+        labels=folder.dataset.labels,
+        transpose=folder.plans.transpose_forward,
+        configurations={name: configuration},
+        training=TrainingPlan(**blueprint.training.model_dump(), augmentation=blueprint.augmentation),
+        inference=InferencePlan(tile_step=TILE_STEP, gaussian_sigma=GAUSSIAN_SIGMA),
+    )
+
+
+def _record(folder: _ModelFolder, checkpoint: NnunetCheckpoint, name: ConfigurationName, fold: int) -> TrainingRecord:
+    """Return what a checkpoint tells about its training; the number of steps and the seed are not in it, and are 0."""
+    names = [entry.name for entry in folder.dataset.labels.foreground]
+    dice = checkpoint.dice if len(checkpoint.dice) == len(names) else (None,) * len(names)
+    return TrainingRecord(
+        configuration=name,
+        fold=fold,
+        identity=digest_of_file(folder.checkpoints[fold]),
+        seed=0,
+        num_epochs=checkpoint.num_epochs,
+        num_steps=0,
+        seconds=checkpoint.seconds,
+        device=checkpoint.device,
+        precision="float16" if checkpoint.device.startswith("cuda") else "float32",
+        versions={"autoseg": autoseg.__version__, "nnU-Net": f"{checkpoint.trainer}, {folder.plans.plans_name}"},
+        validation_dice=dict(zip(names, dice, strict=True)),
+    )
+
+
+def _joined(plan: Plan, other: Plan) -> Plan:
+    """Return a plan with the configurations of both.
+
+    Raises:
+        PlanError: If they are not of one dataset and one plan, or hold the same configuration.
+    """
+    shared = ("dataset", "channels", "labels", "transpose")
+    if different := [name for name in shared if getattr(plan, name) != getattr(other, name)]:
+        raise PlanError(
+            f"{', '.join(other.configurations)}: models of one workspace must have the same {different[0]}, got another"
+            f" than that of {', '.join(plan.configurations)}. Import them into a --workspace of their own."
+        )
+    if twice := plan.configurations.keys() & other.configurations.keys():
+        raise PlanError(
+            f"{min(twice)}: each configuration must be given once, got it twice. Import one of them into another"
+            " --workspace."
+        )
+    return plan.model_copy(
+        update={
+            "made_from": {"plans": digest_of([plan.made_from, other.made_from])},
+            "configurations": {**plan.configurations, **other.configurations},
+        }
+    )
+
+
+def _require_stages(plan: Plan) -> None:
+    for name, configuration in plan.configurations.items():
+        previous = configuration.previous_stage
+        if previous is not None and previous not in plan.configurations:
+            raise ArtefactError(
+                f"{name}: a cascade needs its first stage, {previous}, got {', '.join(plan.configurations)} only."
+                " Name the model folders of both stages."
+            )
+
+
+def _require_room(workspace: Workspace, plan: Plan) -> None:
+    if workspace.plan.exists() and Plan.load(workspace.plan).digest() != plan.digest():
+        raise PlanError(
+            f"{workspace.root}: must be new, or hold an earlier import of the same models, got another plan."
+            " Name another folder with --workspace."
+        )
+
+
+def _move_folds(model: ImportedModel, staged: Workspace, workspace: Workspace) -> None:
+    for fold in model.folds:
+        source, target = staged.fold(model.configuration, fold), workspace.fold(model.configuration, fold)
+        target.root.mkdir(parents=True, exist_ok=True)
+        # The record goes last: with it the fold counts as trained.
+        source.weights.replace(target.weights)
+        source.record.replace(target.record)
+
+
+def _read_json(path: Path, where: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{where}: must be readable JSON, got: {error}. Fetch it again.") from None
+    if not isinstance(document, dict):
+        raise ArtefactError(f"{where}: must hold a JSON object, got a {type(document).__name__}. Fetch it again.")
+    return document
