@@ -106,20 +106,47 @@ def read_image(paths: Sequence[Path]) -> Image:
     """
     if not paths:
         raise ValueError("paths must hold at least one file, got none")
-    headers, arrays = [], []
+    parts: list[Image] = []
     for path in paths:
         header, channels = _read_channels(path)
-        with np.errstate(over="ignore"):
-            array = channels.astype(np.float32)
-        if num_bad := int(array.size - np.count_nonzero(np.isfinite(array))):
-            raise not_finite(path, num_bad, array.size)
-        headers.append(header)
-        arrays.append(array)
-        first = headers[0]
-        for severity, rule, message in grid_differences(first.shape, first.geometry, header.shape, header.geometry):
-            if severity == "error":
-                raise unusable(path, rule, f"{message} (of {paths[0].name})", "Resample the channels to one grid")
-    return Image(array=arrays[0] if len(arrays) == 1 else np.concatenate(arrays), geometry=headers[0].geometry)
+        parts.append(Image(_finite(path, channels), header.geometry))
+        require_one_grid(path, parts[-1], paths[0], parts[0])
+    return joined_channels(parts)
+
+
+def require_one_grid(path: Path, image: Image, first_path: Path, first: Image) -> None:
+    """Refuse channels of a scan that do not lie on the grid of its first file.
+
+    Raises:
+        UnusableFileError: If they do not; it names `path`.
+    """
+    shapes = first.array.shape[1:], image.array.shape[1:]
+    for severity, rule, message in grid_differences(shapes[0], first.geometry, shapes[1], image.geometry):
+        if severity == "error":
+            raise unusable(path, rule, f"{message} (of {first_path.name})", "Resample the channels to one grid")
+
+
+def joined_channels(parts: Sequence[Image]) -> Image:
+    """Return images on one grid as the channels of one."""
+    array = parts[0].array if len(parts) == 1 else np.concatenate([part.array for part in parts])
+    return Image(array, parts[0].geometry)
+
+
+def read_slice(path: Path) -> NDArray[np.float32]:
+    """Read the voxels of a single DICOM slice, rescaled, (C, Y, X).
+
+    Raises:
+        UnusableFileError: If its voxels cannot be decoded, or are not finite.
+    """
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    with _sitk_errors_named(path):
+        image = reader.Execute()
+    array = sitk.GetArrayFromImage(image)
+    channels = np.moveaxis(array, -1, 0) if image.GetNumberOfComponentsPerPixel() > 1 else array[np.newaxis]
+    return _finite(path, channels.reshape(len(channels), *channels.shape[-2:]))
 
 
 def read_label(path: Path) -> LabelImage:
@@ -192,17 +219,25 @@ def write_image(path: Path, image: Image) -> None:
 
 
 def label_values(array: NDArray[np.integer]) -> tuple[int, ...]:
-    """Return the distinct values of a label map, (Z, Y, X), in ascending order.
+    """Return the distinct values of a label map, (Z, Y, X), in ascending order."""
+    return tuple(label_counts(array))
+
+
+def label_counts(array: NDArray[np.integer]) -> dict[int, int]:
+    """Return the voxels of each value that occurs in a label map, (Z, Y, X), by value in ascending order.
 
     Values that lie close together are counted, slice by slice, instead of sorted, which is many times faster.
     """
     lowest, highest = int(array.min()), int(array.max())
     if highest - lowest >= _COUNTED_RANGE:
-        return tuple(int(value) for value in np.unique(array))
+        values, voxels = np.unique(array, return_counts=True)
+        return dict(zip(values.tolist(), voxels.tolist(), strict=True))
     num_possible = highest - lowest + 1
     start = array.min().astype(np.int64)
-    counts = sum(np.bincount(plane.ravel().astype(np.int64) - start, minlength=num_possible) for plane in array)
-    return tuple(int(value) + lowest for value in np.flatnonzero(counts))
+    counts = np.zeros(num_possible, np.int64)
+    for plane in array:
+        counts += np.bincount(plane.ravel().astype(np.int64) - start, minlength=num_possible)
+    return {int(value) + lowest: int(counts[value]) for value in np.flatnonzero(counts)}
 
 
 def _write(path: Path, image: sitk.Image, geometry: Geometry) -> None:
@@ -316,6 +351,19 @@ def _read_channels(path: Path) -> tuple[Header, NDArray[np.generic]]:
         array = np.moveaxis(array, -1, 0)
     channels: NDArray[np.generic] = array.reshape(-1, *header.shape)[: header.num_channels]
     return header, channels
+
+
+def _finite(path: Path, channels: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Return voxels as float32.
+
+    Raises:
+        UnusableFileError: If one of them is not finite.
+    """
+    with np.errstate(over="ignore"):
+        array = channels.astype(np.float32)
+    if num_bad := int(array.size - np.count_nonzero(np.isfinite(array))):
+        raise not_finite(path, num_bad, array.size)
+    return array
 
 
 def _whole_numbers(path: Path, array: NDArray[np.generic]) -> NDArray[np.integer]:

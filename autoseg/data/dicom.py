@@ -1,0 +1,264 @@
+"""DICOM series as scans: pydicom reads the tags, SimpleITK (GDCM) the voxels, in all its transfer syntaxes."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.core.errors import DatasetError
+from autoseg.core.geometry import Geometry
+from autoseg.data.archive import unpack
+from autoseg.data.image import Image, read_slice
+from autoseg.data.problem import unusable
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+INSTALL = "pip install 'autoseg[dicom]'"
+"""What installs the libraries that DICOM needs."""
+
+GAP_RATIO = 1.5
+"""Slices that lie this many times farther apart than usual have lost one between them."""
+
+UNEVEN_RATIO = 0.1
+"""Share of the usual distance by which distances of slices may differ; more is no voxel grid."""
+
+MOST_SHEAR_PIXELS = 0.5
+"""Drift of the first pixel over a whole series, within its slices; more is a tilted gantry."""
+
+MOST_NAMED = 6
+"""Series or files that one message names."""
+
+_MAGIC, _PREAMBLE_BYTES = b"DICM", 128
+_DIRECTORY = "DICOMDIR"
+_NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "SeriesInstanceUID")
+_ALIKE_TOLERANCE = 1e-3
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Slices that make one scan, the first one first.
+
+    Attributes:
+        place: Folder or zip that they come from.
+        headers: What each slice's file says, as pydicom gives it, without voxels.
+        geometry: Of the scan.
+    """
+
+    place: Path
+    headers: tuple["Dataset", ...]
+    geometry: Geometry
+
+
+def is_dicom(path: Path) -> bool:
+    """Return whether a file is a DICOM one, by its mark; names say nothing, as slices often have no suffix."""
+    if path.name == _DIRECTORY or not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(_PREAMBLE_BYTES + len(_MAGIC))[_PREAMBLE_BYTES:] == _MAGIC
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Return whether DICOM files lie in a folder itself."""
+    return any(is_dicom(path) for path in folder.iterdir())
+
+
+def require_dicom(place: Path) -> None:
+    """Make sure that the libraries for DICOM are there.
+
+    Raises:
+        DatasetError: If they are not; with the command that installs them.
+    """
+    absent = [name for name in ("pydicom", "highdicom") if find_spec(name) is None]
+    if absent:
+        raise DatasetError(f"{place}: DICOM needs {' and '.join(absent)}, found none. Install them: {INSTALL}")
+
+
+def read_series(place: Path) -> tuple[Image, Series]:
+    """Read a series of one scan from a folder, a zip or a single file.
+
+    Slices are sorted by their position along the normal of their plane; rescale slope and intercept are applied slice
+    by slice. Objects without voxels (structured reports, presentation states) are left out.
+
+    Args:
+        place: Folder that holds the slices itself, a zip that holds them anywhere, or a file of one slice.
+
+    Raises:
+        UnusableFileError: If there is not exactly one series of evenly spaced, parallel, complete slices.
+        DatasetError: If pydicom is missing, or a zip is damaged or would write outside its folder.
+    """
+    require_dicom(place)
+    with _files_of(place) as files:
+        slices = _read_headers(place, files)
+        _require_one_series(place, slices)
+        _require_tags(place, slices)
+        ordered, spacing = _sorted_by_position(place, slices)
+        pixels = [read_slice(path) for path, _ in ordered]
+    first = ordered[0][1]
+    geometry = _geometry(first, spacing)
+    array = np.stack(pixels, axis=1)
+    series = Series(place, tuple(header for _, header in ordered), geometry)
+    return Image(array.astype(np.float32, copy=False), geometry), series
+
+
+_Slice = tuple[Path, "Dataset"]
+
+
+@contextmanager
+def _files_of(place: Path) -> Iterator[list[Path]]:
+    """Give the DICOM files of a place; those of a zip for as long as the block lasts."""
+    if place.is_dir():
+        yield sorted(path for path in place.iterdir() if is_dicom(path))
+    elif is_dicom(place):
+        yield [place]
+    else:
+        with TemporaryDirectory(prefix="autoseg-dicom-") as folder:
+            inside = unpack(place, Path(folder))
+            yield sorted(path for path in inside.rglob("*") if is_dicom(path))
+
+
+def _read_headers(place: Path, files: Sequence[Path]) -> list[_Slice]:
+    """Return the files with voxels, and what they say."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    slices: list[_Slice] = []
+    for path in files:
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True)
+        except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError, EOFError) as error:
+            raise unusable(path, "readable", f"must be a DICOM file, got: {error}", "Export the series again") from None
+        if "Rows" in header:
+            slices.append((path, header))
+        else:
+            _logger.debug("%s has no voxels", path)
+    if not slices:
+        raise unusable(place, "format", f"must hold DICOM slices, got none in {len(files)} DICOM files", _EXPORT)
+    return slices
+
+
+_EXPORT = "Export the images of one series"
+
+
+def _require_one_series(place: Path, slices: Sequence[_Slice]) -> None:
+    described: dict[str, list[Dataset]] = {}
+    for _, header in slices:
+        described.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(header)
+    if len(described) > 1:
+        named = [_described(found) for found in described.values()]
+        rest = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+        raise unusable(
+            place,
+            "one-series",
+            f"must hold one series, got {len(named)}: {'; '.join(named[:MOST_NAMED])}{rest}",
+            "Put each into a folder of its own, and give the folder above as IN",
+        )
+    for path, header in slices:
+        frames = int(header.get("NumberOfFrames", None) or 1)
+        if frames > 1:
+            message = f"must hold one slice per file, got {frames} frames in {path.name}"
+            raise unusable(place, "multi-frame", message, "Convert it to NIfTI, with dcm2niix for example")
+
+
+def _described(found: Sequence["Dataset"]) -> str:
+    """Return what a person knows a series by."""
+    name = str(found[0].get("SeriesDescription", "")).strip() or "without description"
+    return f"series {found[0].get('SeriesNumber', '?')} {name} ({len(found)} files)"
+
+
+def _require_tags(place: Path, slices: Sequence[_Slice]) -> None:
+    """Refuse slices that lack tags, or differ in size, spacing or direction."""
+    for tag in _NEEDED:
+        lacking = [path.name for path, header in slices if header.get(tag) in (None, "")]
+        if lacking:
+            message = f"every slice must state its {tag}, got {len(lacking)} of {len(slices)} without ({lacking[0]})"
+            raise unusable(place, "tags", message, "Export the series again with all its tags")
+    first_path, first = slices[0]
+    for tag in ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient"):
+        expected = np.asarray(first.get(tag), float)
+        for path, header in slices:
+            value = np.asarray(header.get(tag), float)
+            if value.shape != expected.shape or not np.allclose(value, expected, atol=_ALIKE_TOLERANCE):
+                message = (
+                    f"all slices must have one {tag}, got {expected.tolist()} in {first_path.name} and"
+                    f" {value.tolist()} in {path.name}"
+                )
+                raise unusable(place, "one-grid", message, "Remove the slices that belong elsewhere, such as scouts")
+
+
+def _sorted_by_position(place: Path, slices: Sequence[_Slice]) -> tuple[list[_Slice], float]:
+    """Return the slices along the normal of their plane, and their distance in mm."""
+    rows, columns = _axes(slices[0][1])
+    normal = np.cross(rows, columns)
+    positions = np.array([header.ImagePositionPatient for _, header in slices], float)
+    along = positions @ normal
+    order = np.argsort(along, kind="stable")
+    ordered = [slices[index] for index in order]
+    if len(ordered) == 1:
+        return ordered, _stated_thickness(ordered[0][1])
+    distances = np.diff(along[order])
+    usual = float(np.median(distances))
+    for (before, after), distance in zip(pairwise(ordered), distances, strict=True):
+        if problem := _uneven(before[0], after[0], float(distance), usual):
+            raise unusable(place, *problem)
+    spacing = float(distances.mean())
+    in_plane = positions[order] - positions[order][0] - np.outer(along[order] - along[order][0], normal)
+    pixel = min(map(float, slices[0][1].PixelSpacing))
+    drift = float(np.linalg.norm(in_plane, axis=1).max()) / pixel
+    if drift > MOST_SHEAR_PIXELS:
+        message = f"slices must lie straight above each other, got a drift of {drift:.3g} pixels: a tilted gantry"
+        raise unusable(place, "tilt", message, "Resample the series to a right-angled grid and give it as NIfTI")
+    return ordered, spacing
+
+
+def _uneven(before: Path, after: Path, distance: float, usual: float) -> tuple[str, str, str] | None:
+    """Return rule, message and remedy where two neighbours do not lie at the usual distance."""
+    names = f"{before.name} and {after.name}"
+    if distance <= _ALIKE_TOLERANCE:
+        message = f"slices must lie at different places, got {names} at the same: several times, echoes or phases"
+        return "same-place", message, "Put each of them into a folder of its own"
+    if distance > GAP_RATIO * usual:
+        message = f"slices must lie {usual:.4g} mm apart, got a gap of {distance:.4g} mm between {names}"
+        return "gap", message, "Fetch the missing slices"
+    if abs(distance - usual) > UNEVEN_RATIO * usual:
+        message = f"slices must lie {usual:.4g} mm apart, got {distance:.4g} mm between {names}"
+        return "uneven", message, "Resample the series to even distances and give it as NIfTI"
+    return None
+
+
+def _stated_thickness(header: "Dataset") -> float:
+    stated = header.get("SpacingBetweenSlices", None) or header.get("SliceThickness", None)
+    return float(stated) if stated else 1.0
+
+
+def _axes(header: "Dataset") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the directions in which columns and rows are counted, in the patient's system."""
+    cosines = np.asarray(header.ImageOrientationPatient, float)
+    return cosines[:3], cosines[3:]
+
+
+def _geometry(first: "Dataset", distance: float) -> Geometry:
+    """Return where a series lies.
+
+    Source:
+        DICOM PS3.3 C.7.6.2.1.1: direction cosines of the row (along which columns are counted), then of the column;
+        PixelSpacing is the distance of rows, then of columns.
+    """
+    along_row, along_column = _axes(first)
+    direction = np.stack([along_row, along_column, np.cross(along_row, along_column)], axis=1)
+    between_rows, between_columns = map(float, first.PixelSpacing)
+    x, y, z = map(float, first.ImagePositionPatient)
+    return Geometry(
+        spacing=(distance, between_rows, between_columns),
+        origin=(x, y, z),
+        direction=tuple((direction + 0.0).ravel().tolist()),
+    )
