@@ -60,6 +60,7 @@ class CaseProperties(Artefact):
         geometry: Of the original image.
         original_shape: Of the original image, (z, y, x) as read.
         transpose: Axes of the array as read in the order in which the network sees them.
+        flipped: Transposed axes that the network sees backwards.
         crop_box: Box around the non-zero voxels, in transposed axes.
         cropped_shape: Size of that box.
         cropped_spacing: Spacing before resampling, transposed axes, in mm.
@@ -78,6 +79,7 @@ class CaseProperties(Artefact):
     stored_shape: tuple[int, int, int]
     num_voxels_per_class: tuple[int, ...] = ()
     num_ignored_voxels: int = 0
+    flipped: tuple[int, ...] = ()
 
 
 class EarlierPrediction(Artefact):

@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from autoseg.core.geometry import Geometry, bounding_box, box_slices
 from autoseg.core.labels import Labels
+from autoseg.core.orientation import orientation_of
 from autoseg.data.image import left_right_axis
 from autoseg.fingerprint.schema import CaseFingerprint, ClassFingerprint
 
@@ -82,6 +83,7 @@ def measure_case(
         spacing=spacing,
         left_right_axis=left_right_axis(geometry),
         foreground_extent_mm=(extent[0], extent[1], extent[2]),
+        orientation=orientation_of(geometry),
         classes=_measure_classes(region, indices, spacing, labels),
     )
     if not has_foreground:

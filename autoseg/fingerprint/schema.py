@@ -1,6 +1,7 @@
 """Figures of a dataset and of its cases."""
 
 from autoseg.core.artefact import Artefact, Record
+from autoseg.core.orientation import Orientation
 
 
 class IntensityStatistics(Record):
@@ -45,6 +46,7 @@ class CaseFingerprint(Record):
         spacing: (z, y, x), in mm.
         left_right_axis: Axis of the array along which the patient's left and right lie, 0 to 2; None if not known.
         foreground_extent_mm: Size of the box around all foreground, (z, y, x); zeros if there is none.
+        orientation: Sides of the patient to which the axes (z, y, x) run, such as `SPL`; None if not known.
         classes: Foreground classes, in the order of their indices.
     """
 
@@ -54,6 +56,7 @@ class CaseFingerprint(Record):
     spacing: tuple[float, float, float]
     left_right_axis: int | None
     foreground_extent_mm: tuple[float, float, float]
+    orientation: Orientation | None = None
     classes: tuple[ClassFingerprint, ...]
 
 

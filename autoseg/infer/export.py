@@ -14,6 +14,7 @@ from torch import Tensor
 
 from autoseg.core.geometry import Shape, box_slices
 from autoseg.core.labels import Labels
+from autoseg.core.orientation import Turn
 from autoseg.data.store import CaseProperties
 from autoseg.infer.merging import Part
 from autoseg.plan.schema import ResamplingPlan
@@ -89,7 +90,8 @@ def restore_label(indices: NDArray[np.integer], properties: CaseProperties, labe
     """
     whole = np.zeros([properties.original_shape[axis] for axis in properties.transpose], indices.dtype)
     whole[box_slices(properties.crop_box)] = indices
-    return np.ascontiguousarray(labels.to_values(whole.transpose(np.argsort(properties.transpose))))
+    turn = Turn(properties.transpose, properties.flipped)
+    return np.ascontiguousarray(labels.to_values(turn.undo(whole)))
 
 
 @dataclass(frozen=True)

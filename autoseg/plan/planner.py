@@ -14,6 +14,7 @@ from autoseg.fingerprint.schema import Fingerprint
 from autoseg.plan import decisions as why
 from autoseg.plan.mirroring import Sides, find_sides, mirror_axes
 from autoseg.plan.normalization import normalization, resampling
+from autoseg.plan.orientation import common_orientation, orientation_decision, turned_fingerprint
 from autoseg.plan.overrides import Overrides, apply_overrides
 from autoseg.plan.rulebook import Rulebook
 from autoseg.plan.schema import (
@@ -102,6 +103,10 @@ def make_plan(
     chosen = overrides or Overrides()
     rules = apply_overrides(rulebook.for_preset(preset or rulebook.inferred.preset.default), chosen)
     reasons = why.Reasons(rulebook, rules, chosen)
+    made_from = {"fingerprint": fingerprint.digest(), "rules": rulebook.digest}
+    orientation = common_orientation(fingerprint)
+    oriented = orientation_decision(fingerprint, orientation)
+    fingerprint = turned_fingerprint(fingerprint, orientation)
     relative_size = fingerprint.median_relative_size_after_cropping
     normalized = normalization(dataset.channels, fingerprint.intensities, relative_size, rules.inferred.normalization)
     fullres, transpose, decisions = _fullres_grid(fingerprint, reasons)
@@ -112,7 +117,7 @@ def make_plan(
         _logger.info("%s: %s", dataset.name, why.told_apart(sides))
     blueprint = rules.blueprint
     return Plan(
-        made_from={"fingerprint": fingerprint.digest(), "rules": rulebook.digest},
+        made_from=made_from,
         dataset=dataset.name,
         preset=rules.preset,
         channels=dataset.channels,
@@ -121,7 +126,8 @@ def make_plan(
         configurations=configurations,
         training=TrainingPlan(**blueprint.training.model_dump(), augmentation=blueprint.augmentation),
         inference=InferencePlan(**blueprint.inference.model_dump()),
-        decisions=(*decisions, *more),
+        orientation=orientation,
+        decisions=(*decisions, oriented, *more),
     )
 
 

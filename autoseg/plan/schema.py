@@ -6,6 +6,7 @@ from pydantic import JsonValue
 
 from autoseg.core.artefact import Artefact, Record, digest_of
 from autoseg.core.labels import Labels
+from autoseg.core.orientation import Orientation
 
 ConfigurationName = Literal["2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"]
 NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
@@ -248,6 +249,8 @@ class Plan(Artefact):
         labels: Classes.
         transpose: Axes of the array as read, (z, y, x) = (0, 1, 2), in the order in which the network sees them; the
             axis of largest spacing comes first.
+        orientation: Sides of the patient to which the axes as read, (z, y, x), run, such as `SPL`; scans that are
+            stored another way are turned to it first. None takes every scan as it is stored.
         configurations: What can be trained, by name.
         training: The recipe.
         inference: Tiling.
@@ -262,6 +265,7 @@ class Plan(Artefact):
     configurations: dict[ConfigurationName, ConfigurationPlan]
     training: TrainingPlan
     inference: InferencePlan
+    orientation: Orientation | None = None
     decisions: tuple[Decision, ...] = ()
 
     def digest(self) -> str:

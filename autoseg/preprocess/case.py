@@ -1,4 +1,4 @@
-"""One case, as read, becomes input of the network: transposed, cropped, normalised, resampled."""
+"""One case, as read, becomes input of the network: turned, transposed, cropped, normalised, resampled."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from autoseg.core.errors import DatasetError
 from autoseg.core.geometry import Shape, bounding_box, box_slices, resampled_shape
+from autoseg.core.orientation import orientation_of, turn_between
 from autoseg.data.image import Image, LabelImage
 from autoseg.data.store import OUTSIDE, CaseProperties
 from autoseg.plan.schema import ConfigurationPlan, Plan
@@ -84,8 +85,9 @@ def nonzero_mask(array: NDArray[np.float32]) -> NDArray[np.bool_]:
 def _prepare(
     image: Image, label: LabelImage | None, plan: Plan, configuration: ConfigurationPlan, name: str
 ) -> tuple[Prepared, NDArray[np.integer] | None]:
-    array = image.array.transpose(0, *(axis + 1 for axis in plan.transpose))
-    spacing = tuple(image.geometry.spacing[axis] for axis in plan.transpose)
+    turn = turn_between(orientation_of(image.geometry), plan.orientation).transposed(plan.transpose)
+    array = turn.apply(image.array)
+    spacing = tuple(image.geometry.spacing[axis] for axis in turn.axes)
     mask = nonzero_mask(array)
     box = bounding_box(mask)
     inside = box_slices(box)
@@ -97,14 +99,15 @@ def _prepare(
     prepared = resample_image(normalized, shape, coarse, configuration.resampling)
     indices = None
     if label is not None:
-        values = label.array.transpose(plan.transpose)[inside]
+        values = turn.apply(label.array)[inside]
         indices = resample_label(_masked_indices(values, mask, plan, name), shape, coarse, configuration.resampling)
     properties = CaseProperties.model_validate(
         {
             "name": name,
             "geometry": image.geometry,
             "original_shape": image.array.shape[1:],
-            "transpose": plan.transpose,
+            "transpose": turn.axes,
+            "flipped": turn.flipped,
             "crop_box": box,
             "cropped_shape": mask.shape,
             "cropped_spacing": spacing,

@@ -77,7 +77,8 @@ def source_digest(case: Case, plan: Plan, configuration: ConfigurationPlan) -> s
                 f"{name}: a file of case {case.name} must be readable, got: {error.strerror}. Check the dataset again."
             ) from None
         files.append((str(name), status.st_size, status.st_mtime_ns))
-    settings = (plan.labels.values, plan.labels.ignored, plan.transpose, configuration.data_key, FORMAT_VERSION)
+    axes = (plan.transpose, plan.orientation)
+    settings = (plan.labels.values, plan.labels.ignored, *axes, configuration.data_key, FORMAT_VERSION)
     return digest_of((files, settings))
 
 

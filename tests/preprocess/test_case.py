@@ -121,3 +121,19 @@ def test_unknown_label_values_and_shapes_name_the_case() -> None:
         prepare_case(_image(array), _label(np.where(label == 5, 6, 0)), plan(), configuration(), "la_7")
     with pytest.raises(DatasetError, match="la_7: label must have the shape"):
         prepare_case(_image(array), _label(label[1:]), plan(), configuration(), "la_7")
+
+
+def test_a_case_stored_another_way_gives_what_the_plans_way_gives() -> None:
+    """Seen from behind: left and right swap sides, and axes change places."""
+    array, label = _block()
+    the_plan = plan((1, 0, 2)).model_copy(update={"orientation": "SPL"})
+    expected, expected_indices = prepare_case(_image(array), _label(label), the_plan, configuration(), "la")
+    direction = (0, 0, -1, 0, 1, 0, 1, 0, 0)
+    geometry = Geometry(spacing=(1, 1, 1), direction=direction)
+    image = Image(array.transpose(2, 1, 0)[None, ::-1].copy(), geometry)
+    turned_label = LabelImage(label.transpose(2, 1, 0)[::-1], geometry)
+    prepared, indices = prepare_case(image, turned_label, the_plan, configuration(), "la")
+    assert np.array_equal(prepared.array, expected.array)
+    assert np.array_equal(indices, expected_indices)
+    assert prepared.properties.transpose == (1, 2, 0)
+    assert prepared.properties.flipped == (2,)
