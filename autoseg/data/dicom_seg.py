@@ -40,7 +40,9 @@ def write_dicom_seg(path: Path, label: LabelImage, labels: Labels, series: Serie
         DatasetError: If the libraries are missing.
     """
     require_dicom(path)
-    indices = labels.to_indices(label.array).astype(np.uint8 if labels.num_classes <= 256 else np.uint16)
+    indices: NDArray[np.unsignedinteger[Any]] = labels.to_indices(label.array)
+    if labels.num_classes <= np.iinfo(np.uint8).max:
+        indices = indices.astype(np.uint8)
     with replacing(path) as temporary:
         try:
             with warnings.catch_warnings():

@@ -1,0 +1,182 @@
+"""Which files are the scans to segment: a file, a folder, a table of cases, a DICOM series."""
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from autoseg.core.errors import PredictionError
+from autoseg.data.dicom import holds_dicom, is_dicom
+from autoseg.data.image import IMAGE_SUFFIXES, case_stem, image_suffix
+
+CASE_COLUMN, IMAGE_COLUMN, OUTPUT_COLUMN = "case", "image", "output"
+"""Columns of a table of cases, besides one per channel; `image` stands for all channels in one file."""
+
+_NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+_SEPARATORS = re.compile(r"[^a-z0-9]+")
+_ARCHIVE = ".zip"
+
+
+@dataclass(frozen=True)
+class ScanFiles:
+    """The files of a scan.
+
+    Attributes:
+        name: Of the case; with the folders below IN, if IN is searched with all of its folders.
+        images: Channels in the order of the model: files, or a folder or zip of a DICOM series each.
+        output: Where the label map goes, as a table of cases says; None where it does not.
+        problem: Why the scan cannot be segmented, as a whole sentence with a remedy; None if nothing is known.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    output: Path | None = None
+    problem: str | None = None
+
+
+def find_scan_files(source: Path, channels: Sequence[str], *, recursive: bool = False) -> list[ScanFiles]:
+    """Return the scans of a file, a folder or a table of cases, in the order of their names.
+
+    In a folder, each image file is a scan, except that files whose names differ in the channel alone are one scan:
+    `..._0000` and `..._0001`, or for a model of several channels also `..._T1` and `..._flair`, after the names of its
+    channels, in small letters or large. A folder that holds DICOM slices is a scan, and so is a zip.
+
+    Args:
+        source: A file, a folder, or a `.csv`.
+        channels: Names of the model's channels.
+        recursive: Whether folders are searched with all folders below them; otherwise those directly in them are
+            searched for DICOM slices alone.
+
+    Raises:
+        PredictionError: If there is none, or the table breaks its form.
+    """
+    if source.suffix.lower() == ".csv" and source.is_file():
+        return read_case_table(source, channels)
+    if source.is_file():
+        return [ScanFiles(scan_stem(source), (source,))]
+    if not source.is_dir():
+        raise PredictionError(
+            f"{source}: a scan, a folder of scans or a .csv of cases must be there, found none. Correct the path."
+        )
+    if holds_dicom(source):
+        return [ScanFiles(source.resolve().name, (source,))]
+    found = list(_in_folder(source, source, channels, recursive=recursive))
+    if not found:
+        deeper = "" if recursive else " --recursive looks into its folders too."
+        raise PredictionError(
+            f"{source}: at least one scan must be in the folder, found none."
+            f" Known formats: {', '.join(IMAGE_SUFFIXES)}, DICOM series as folder or {_ARCHIVE}.{deeper}"
+        )
+    return sorted(found, key=lambda scan: scan.name)
+
+
+def scan_stem(path: Path) -> str:
+    """Return the name of a scan's file without the suffix of its format; that of a folder as it is."""
+    if path.is_dir():
+        return path.name
+    return case_stem(path) if image_suffix(path) or path.suffix.lower() in (_ARCHIVE, ".dcm") else path.name
+
+
+def read_case_table(path: Path, channels: Sequence[str]) -> list[ScanFiles]:
+    """Return the scans of a `.csv` with a header.
+
+    Columns: one per channel, named like it, or `image` for a file (or DICOM folder or zip) that holds all channels;
+    `case`, the name, by default that of the first file; `output`, where the label map goes, relative to OUT. Paths of
+    images are relative to the table.
+
+    Raises:
+        PredictionError: If the table cannot be read, lacks columns or has others.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            columns = {(name or "").strip(): name for name in reader.fieldnames or ()}
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PredictionError(f"{path}: must be a table in UTF-8, got: {error}. Export it again.") from None
+    named = [columns[name] for channel in channels for name in columns if _folded(name) == _folded(channel)]
+    if len(named) != len(channels):
+        named = [columns[IMAGE_COLUMN]] if IMAGE_COLUMN in columns else []
+    strange = set(columns.values()) - {*named, *(columns.get(name) for name in (CASE_COLUMN, OUTPUT_COLUMN))}
+    if not named or strange:
+        got = ", ".join(columns) or "no header"
+        raise PredictionError(
+            f"{path}: columns must be {IMAGE_COLUMN}, or {', '.join(channels)}; {CASE_COLUMN} and {OUTPUT_COLUMN} may"
+            f" be added; got {got}. Rename them."
+        )
+    if not rows:
+        raise PredictionError(f"{path}: must have a row per case, got none. Add them.")
+    return [_from_row(path, row, named, columns) for row in rows]
+
+
+def _from_row(
+    path: Path, row: Mapping[str, str | None], image_columns: Sequence[str], columns: Mapping[str, str]
+) -> ScanFiles:
+    cells = [(row[column] or "").strip() for column in image_columns]
+    images = tuple(path.parent / cell for cell in cells if cell)
+    case = (row[columns[CASE_COLUMN]] or "").strip() if CASE_COLUMN in columns else ""
+    output = (row[columns[OUTPUT_COLUMN]] or "").strip() if OUTPUT_COLUMN in columns else ""
+    name = case or (scan_stem(images[0]) if images else "unnamed")
+    problem = None
+    if "" in cells:
+        lacking = ", ".join(column for column, cell in zip(image_columns, cells, strict=True) if not cell)
+        problem = f"{path}: case {name} must have a file in each column, got none in {lacking}. Fill it in."
+    elif PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        problem = f"{path}: case {name} must have a name that stays inside OUT, got a path out of it. Rename it."
+    return ScanFiles(name, images, Path(output) if output else None, problem)
+
+
+def _in_folder(folder: Path, root: Path, channels: Sequence[str], *, recursive: bool) -> Iterator[ScanFiles]:
+    """Give the scans in a folder and, as asked, below it; hidden files and folders are none."""
+    within = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
+    prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+    yield from _grouped([path for path in within if path.is_file() and image_suffix(path)], prefix, channels)
+    for path in within:
+        if path.is_dir() and holds_dicom(path):
+            yield ScanFiles(f"{prefix}{path.name}", (path,))
+        elif path.is_dir() and recursive:
+            yield from _in_folder(path, root, channels, recursive=True)
+        elif path.suffix.lower() == _ARCHIVE or (folder == root and path.suffix.lower() == ".dcm" and is_dicom(path)):
+            yield ScanFiles(f"{prefix}{scan_stem(path)}", (path,))
+
+
+def _grouped(files: Sequence[Path], prefix: str, channels: Sequence[str]) -> Iterator[ScanFiles]:
+    """Give the scans of a folder's image files."""
+    groups: dict[tuple[str, str], dict[int, Path]] = {}
+    for path in files:
+        name, channel = split_channel(case_stem(path), channels)
+        group = (f"{name}{image_suffix(path)}", "") if channel is not None else (path.name, "whole")
+        groups.setdefault(group, {})[channel or 0] = path
+    for (_, kind), by_channel in groups.items():
+        images = tuple(by_channel[channel] for channel in sorted(by_channel))
+        absent = [title for number, title in enumerate(channels) if number not in by_channel]
+        # A lone file may hold all channels, whatever its name ends in; its header will tell.
+        is_whole = bool(kind) or (bool(absent) and len(images) == 1)
+        name = case_stem(images[0]) if is_whole else split_channel(case_stem(images[0]), channels)[0]
+        problem = None
+        if absent and not is_whole:
+            problem = (
+                f"{images[0]}: a scan must have a file for each channel ({', '.join(channels)}), got none for"
+                f" {', '.join(absent)}. Add it."
+            )
+        yield ScanFiles(f"{prefix}{name}", images, None, problem)
+
+
+def split_channel(stem: str, channels: Sequence[str]) -> tuple[str, int | None]:
+    """Return the case's name and the number of the channel that a file's name ends in; None if it ends in none."""
+    match = _NUMBERED.fullmatch(stem)
+    if match and int(match["channel"]) < len(channels):
+        return match["case"], int(match["channel"])
+    if len(channels) > 1:
+        # The longest name first: T1 gd before gd.
+        for number, channel in sorted(enumerate(channels), key=lambda entry: -len(entry[1])):
+            words = r"[_\-. ]?".join(re.escape(word) for word in _SEPARATORS.split(channel.lower()) if word)
+            found = re.fullmatch(rf"(.+)[_\-. ]{words}", stem, re.IGNORECASE) if words else None
+            if found:
+                return found[1], number
+    return stem, None
+
+
+def _folded(name: str) -> str:
+    return _SEPARATORS.sub("", name.lower())
