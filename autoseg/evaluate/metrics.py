@@ -10,6 +10,9 @@ from autoseg.core.geometry import Spacing, num_voxels
 
 CUBIC_MM_PER_ML = 1000.0
 
+CHUNK_VOXELS = 2**18
+"""Voxels that are counted together; their pairs of classes fit a processor's cache."""
+
 
 @dataclass(frozen=True)
 class Overlap:
@@ -113,8 +116,12 @@ def confusion_matrix(
             raise ValueError(
                 f"{name} must hold class indices 0 to {num_classes - 1}, got {indices.min()} to {indices.max()}"
             )
-    pairs = reference.astype(np.int64).ravel() * num_classes + prediction.ravel()
-    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.int64, copy=False)
+    counts = np.zeros(num_classes**2, dtype=np.int64)
+    ours, theirs = prediction.ravel(), reference.ravel()
+    for first in range(0, ours.size, CHUNK_VOXELS):
+        part = slice(first, first + CHUNK_VOXELS)
+        counts += np.bincount(theirs[part].astype(np.int64) * num_classes + ours[part], minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
 
 
 def volume_ml(voxels: int, spacing_mm: Spacing) -> float:

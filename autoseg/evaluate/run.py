@@ -1,11 +1,9 @@
 """The evaluation stage: files with predictions and references in, an `Evaluation` out, one case in memory at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from autoseg.core.errors import EvaluationError
 from autoseg.core.labels import Labels, declare_labels
@@ -13,12 +11,36 @@ from autoseg.core.parallel import parallel_map
 from autoseg.core.progress import Progress, Silent
 from autoseg.data.image import LabelImage, label_values, read_label
 from autoseg.data.problem import Problem, UnusableFileError
-from autoseg.evaluate.metrics import blank_ignored, overlaps, region_mask, volume_ml
+from autoseg.evaluate.case import score_case
 from autoseg.evaluate.pairs import Pair, grid_problems, pair_files, problem, refuse
-from autoseg.evaluate.scores import CaseScores, ClassScores, Evaluation, summarise
-from autoseg.evaluate.surface import surface_distances
+from autoseg.evaluate.scores import CaseScores, Evaluation, summarise
+from autoseg.plan.rulebook import load_rulebook
+from autoseg.plan.rules import EvaluationRules
 
-DEFAULT_TOLERANCE_MM = 1.0
+
+def evaluation_rules(tolerance_mm: float | None = None) -> EvaluationRules:
+    """Return the constants of the scores as in `rules/`, with another tolerance of the surface Dice if one is given.
+
+    Raises:
+        EvaluationError: If the tolerance is negative.
+    """
+    if tolerance_mm is not None and tolerance_mm < 0:
+        raise EvaluationError(f"--tolerance: must be 0 mm or more, got {tolerance_mm:g}. Give a distance in mm.")
+    rules = load_rulebook().empirical.evaluation
+    return rules if tolerance_mm is None else rules.model_copy(update={"tolerance_mm": tolerance_mm})
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How cases are scored.
+
+    Attributes:
+        rules: Tolerance of the surface Dice, overlap of lesions, intervals.
+        groups: Group of each case by its name, for the intervals; None where each case is a group of its own.
+    """
+
+    rules: EvaluationRules = field(default_factory=evaluation_rules)
+    groups: Mapping[str, str] | None = None
 
 
 def evaluate(
@@ -27,7 +49,7 @@ def evaluate(
     labels: Labels | None,
     progress: Progress | None = None,
     num_workers: int = 0,
-    tolerance_mm: float = DEFAULT_TOLERANCE_MM,
+    scoring: Scoring | None = None,
 ) -> Evaluation:
     """Compare two label files, or two folders of label files with the same names.
 
@@ -37,13 +59,13 @@ def evaluate(
         labels: Classes to score; None scores every value that occurs in a file, 0 being the background.
         progress: Shows one step per case.
         num_workers: Processes that score cases side by side; 0 scores them in this one.
-        tolerance_mm: Of the surface Dice, in mm.
+        scoring: Constants of the scores, groups of cases; None for the constants in `rules/` and no groups.
 
     Raises:
         EvaluationError: If files lack a partner or cannot be read, grids differ or labels are undeclared; names all.
     """
     pairs = pair_files(predictions, references)
-    return evaluate_pairs(pairs, labels, progress, num_workers, tolerance_mm)
+    return evaluate_pairs(pairs, labels, progress, num_workers, scoring)
 
 
 def evaluate_pairs(
@@ -51,7 +73,7 @@ def evaluate_pairs(
     labels: Labels | None,
     progress: Progress | None = None,
     num_workers: int = 0,
-    tolerance_mm: float = DEFAULT_TOLERANCE_MM,
+    scoring: Scoring | None = None,
 ) -> Evaluation:
     """Compare pairs of label files; see `evaluate`.
 
@@ -60,7 +82,7 @@ def evaluate_pairs(
         labels: Classes to score; None scores every value that occurs in a file, 0 being the background.
         progress: Shows one step per case.
         num_workers: Processes that score cases side by side; 0 scores them in this one.
-        tolerance_mm: Of the surface Dice, in mm.
+        scoring: Constants of the scores, groups of cases; None for the constants in `rules/` and no groups.
 
     Raises:
         EvaluationError: If there are no pairs, grids differ, files cannot be read or labels are undeclared; names all.
@@ -70,8 +92,10 @@ def evaluate_pairs(
             "evaluate: at least one pair of files must be given, got none. Name the files to compare."
         )
     refuse([problem for pair in pairs for problem in grid_problems(pair)])
-    labels = labels or _labels_found(pairs)
-    score = partial(_score_files, labels=labels, tolerance_mm=tolerance_mm)
+    labels = labels or labels_found(pairs)
+    scoring = scoring or Scoring()
+    num_threads = max(num_workers, 1) if len(pairs) == 1 else 1
+    score = partial(_score_files, labels=labels, rules=scoring.rules, num_threads=num_threads)
     cases: list[CaseScores] = []
     problems: list[Problem] = []
     with (progress or Silent()).task("evaluate", len(pairs)) as task:
@@ -82,10 +106,10 @@ def evaluate_pairs(
                 problems.extend(outcome)
             task.advance()
     refuse(problems)
-    return summarise(cases, labels, tolerance_mm)
+    return summarise(cases, labels, scoring.rules, scoring.groups)
 
 
-def _labels_found(pairs: Sequence[Pair]) -> Labels:
+def labels_found(pairs: Sequence[Pair]) -> Labels:
     """Return a class for every value in any file but 0, the background."""
     values: set[int] = set()
     problems: list[Problem] = []
@@ -99,7 +123,9 @@ def _labels_found(pairs: Sequence[Pair]) -> Labels:
     return declare_labels({value: f"class {value}" for value in values - {0}})
 
 
-def _score_files(pair: Pair, labels: Labels, tolerance_mm: float) -> CaseScores | tuple[Problem, ...]:
+def _score_files(
+    pair: Pair, labels: Labels, rules: EvaluationRules, num_threads: int
+) -> CaseScores | tuple[Problem, ...]:
     """Return the scores of a case, or what is wrong with its files."""
     name, *paths = pair
     maps: list[LabelImage] = []
@@ -117,49 +143,8 @@ def _score_files(pair: Pair, labels: Labels, tolerance_mm: float) -> CaseScores 
     if problems:
         return tuple(problems)
     prediction, reference = (labels.to_indices(label.array) for label in maps)
-    return score_case(name, prediction, reference, maps[1].geometry.spacing, labels, tolerance_mm)
-
-
-def score_case(
-    name: str,
-    prediction: NDArray[np.integer],
-    reference: NDArray[np.integer],
-    spacing_mm: tuple[float, ...],
-    labels: Labels,
-    tolerance_mm: float = DEFAULT_TOLERANCE_MM,
-) -> CaseScores:
-    """Return the scores of one case in every foreground class or region; only annotated voxels count.
-
-    Args:
-        name: Of the case.
-        prediction: Class indices, (Z, Y, X).
-        reference: Class indices of the same shape, `labels.num_classes` where nothing is annotated.
-        spacing_mm: (z, y, x), in mm.
-        labels: Classes to score.
-        tolerance_mm: Of the surface Dice, in mm.
-
-    Raises:
-        ValueError: If the shapes differ or an index is no class.
-    """
-    prediction, reference = blank_ignored(prediction, reference, labels.num_classes)
-    found = overlaps(prediction, reference, labels.num_classes, labels.members)
-    classes = {}
-    for label, members, overlap in zip(labels.foreground, labels.members, found, strict=True):
-        masks = region_mask(prediction, members), region_mask(reference, members)
-        surfaces = surface_distances(*masks, spacing_mm)
-        classes[label.name] = ClassScores(
-            dice=overlap.dice,
-            iou=overlap.iou,
-            true_positives=overlap.true_positives,
-            false_positives=overlap.false_positives,
-            false_negatives=overlap.false_negatives,
-            prediction_ml=volume_ml(overlap.prediction_voxels, spacing_mm),
-            reference_ml=volume_ml(overlap.reference_voxels, spacing_mm),
-            hd95_mm=surfaces.hd95_mm,
-            average_surface_distance_mm=surfaces.average_mm,
-            surface_dice=surfaces.surface_dice(tolerance_mm),
-        )
-    return CaseScores(name=name, classes=classes)
+    scores = score_case(prediction, reference, maps[1].geometry.spacing, labels, rules, num_threads)
+    return CaseScores(name=name, classes=scores)
 
 
 def _name_of(pair: Pair) -> str:

@@ -1,7 +1,8 @@
 """Distance between the surfaces of two masks: Hausdorff distance, average surface distance, surface Dice.
 
 The surface of a mask is made of its border voxels: those with a face towards background or towards the outside of the
-array. Distances run between voxel centres, in mm. An axis of one voxel has no faces, so that a slice has a contour.
+array. Distances run between voxel centres, in mm. An axis of one voxel has no faces, so that a slice has a contour; a
+single voxel is its own border.
 
 What empty masks give:
 
@@ -15,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy.spatial import KDTree
 
-from autoseg.core.geometry import Spacing, bounding_box, box_slices
+from autoseg.core.geometry import Spacing
 
 HAUSDORFF_PERCENTILE = 95.0
 
@@ -83,26 +84,55 @@ def surface_distances(
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction must have the reference's shape {reference.shape}, got {prediction.shape}")
-    extended = [axis for axis, size in enumerate(prediction.shape) if size > 1]
+    extended = [axis for axis, size in enumerate(prediction.shape) if size != 1] or [0]
     shape = tuple(prediction.shape[axis] for axis in extended)
     spacing = tuple(spacing_mm[axis] for axis in extended)
-    prediction, reference = prediction.reshape(shape), reference.reshape(shape)
-    crop = box_slices(bounding_box(prediction | reference))
-    borders = [_border(mask[crop]) for mask in (prediction, reference)]
+    borders = [_border(mask.reshape(shape)) for mask in (prediction, reference)]
+    places = [_places(border) for border in borders]
+    common = borders[0] & borders[1]
+    is_common = [common[border] for border in borders]
     return SurfaceDistances(
-        from_prediction_mm=_distances_mm(borders[0], borders[1], spacing),
-        from_reference_mm=_distances_mm(borders[1], borders[0], spacing),
+        from_prediction_mm=_distances_mm(places[0], places[1], is_common[0], spacing),
+        from_reference_mm=_distances_mm(places[1], places[0], is_common[1], spacing),
     )
 
 
 def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return mask & ~np.asarray(ndimage.binary_erosion(mask))
+    """Return the voxels of a mask that have a face towards background or the outside of the array."""
+    inside = mask.copy()
+    for axis in range(mask.ndim):
+        voxels, neighbours = np.moveaxis(inside, axis, 0), np.moveaxis(mask, axis, 0)
+        voxels[1:] &= neighbours[:-1]
+        voxels[:-1] &= neighbours[1:]
+        voxels[:1] = False
+        voxels[-1:] = False
+    return mask & ~inside
 
 
-def _distances_mm(start: NDArray[np.bool_], end: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.float64]:
-    if not end.any():
-        return np.full(int(start.sum()), np.inf)
-    if not start.any():
-        return np.zeros(0)
-    distances: NDArray[np.float64] = np.asarray(ndimage.distance_transform_edt(~end, sampling=spacing))[start]
+def _places(border: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return the indices of the true voxels, (voxels, axes), in the order of the array."""
+    return np.stack(np.unravel_index(np.flatnonzero(border), border.shape), axis=-1)
+
+
+def _distances_mm(
+    start: NDArray[np.intp], end: NDArray[np.intp], is_common: NDArray[np.bool_], spacing: Spacing
+) -> NDArray[np.float64]:
+    """Return the distance of each border voxel to the nearest one of the other border.
+
+    The tree holds surfaces alone, so that the time grows with them and not with the volume that they enclose. Distances
+    are taken from whole numbers of voxels, so that two steps of 0.7 mm are within a tolerance of 1.4 wherever they lie.
+
+    Args:
+        start: Indices of border voxels, (voxels, axes).
+        end: Indices of those of the other border.
+        is_common: Which of `start` are in both.
+        spacing: Per axis, in mm.
+    """
+    if not len(end):
+        return np.full(len(start), np.inf)
+    distances = np.zeros(len(start))
+    if not is_common.all():
+        apart = start[~is_common]
+        nearest = KDTree(end * spacing, balanced_tree=False).query(apart * spacing)[1]
+        distances[~is_common] = np.linalg.norm((end[nearest] - apart) * spacing, axis=1)
     return distances

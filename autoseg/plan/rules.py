@@ -172,10 +172,36 @@ class CrossValidationRules(Record):
     seed: Annotated[int, Field(ge=0)]
 
 
+class EvaluationRules(Record):
+    """`empirical.toml [evaluation]`: constants of the scores and of their intervals."""
+
+    tolerance_mm: Annotated[float, Field(ge=0)]
+    min_lesion_iou: Annotated[float, Field(gt=0, le=1)]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    num_resamples: Count
+    seed: Annotated[int, Field(ge=0)]
+
+
+class SelectionRules(Record):
+    """`empirical.toml [selection]`."""
+
+    tie_margin: Annotated[float, Field(ge=0)]
+
+
+class PostprocessingRules(Record):
+    """`empirical.toml [postprocessing]`."""
+
+    min_gain: Annotated[float, Field(ge=0)]
+    min_volumes_mm3: tuple[Positive, ...]
+
+
 class Empirical(Record):
     """`empirical.toml`: how held-out predictions come about and what is decided from them."""
 
     cross_validation: CrossValidationRules
+    evaluation: EvaluationRules
+    selection: SelectionRules
+    postprocessing: PostprocessingRules
 
 
 class Rules(Record):

@@ -6,8 +6,9 @@ import pytest
 from autoseg.benchmark.registry import DiceScore, Entry, Published, PublishedDice
 from autoseg.benchmark.run import compare
 from autoseg.core.labels import declare_labels
-from autoseg.evaluate.run import score_case
-from autoseg.evaluate.scores import summarise
+from autoseg.evaluate.case import score_case
+from autoseg.evaluate.run import evaluation_rules
+from autoseg.evaluate.scores import CaseScores, summarise
 from autoseg.pipeline import RunResult
 
 LABELS = declare_labels({0: "background", 1: "organ", 4: "lesion"})
@@ -16,8 +17,9 @@ LABELS = declare_labels({0: "background", 1: "organ", 4: "lesion"})
 def _result(folds: tuple[int, ...]) -> RunResult:
     """Return a run with one case: Dice 2/3 for the organ, 1 for the lesion."""
     prediction, reference = np.array([[[1, 1, 0, 2]]]), np.array([[[0, 1, 0, 2]]])
-    case = score_case("a", prediction, reference, (1.0, 1.0, 1.0), LABELS)
-    evaluation = summarise([case], LABELS, 1.0)
+    rules = evaluation_rules()
+    case = CaseScores(name="a", classes=score_case(prediction, reference, (1.0, 1.0, 1.0), LABELS, rules))
+    evaluation = summarise([case], LABELS, rules)
     return RunResult(dataset="d", configuration="3d_fullres", folds=folds, evaluation=evaluation, seconds={})
 
 

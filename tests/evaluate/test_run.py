@@ -10,7 +10,7 @@ from autoseg.core.geometry import Geometry
 from autoseg.core.labels import declare_labels, declare_regions
 from autoseg.data.image import LabelImage, write_label
 from autoseg.evaluate.pairs import pair_files
-from autoseg.evaluate.run import evaluate, evaluate_pairs
+from autoseg.evaluate.run import Scoring, evaluate, evaluate_pairs, evaluation_rules
 
 LABELS = declare_labels({1: "organ", 4: "lesion"})
 GEOMETRY = Geometry(spacing=(5.0, 0.5, 0.8), origin=(1.0, 2.0, 3.0))
@@ -108,8 +108,10 @@ def test_distances_are_in_mm(tmp_path: Path) -> None:
     prediction[1, 3, 3] = reference[2, 3, 3] = 1
     paths = write(tmp_path / "p.nii.gz", prediction), write(tmp_path / "r.nii.gz", reference)
 
-    near = evaluate(*paths, LABELS, tolerance_mm=4.9).cases[0].classes["organ"]
-    far = evaluate(*paths, LABELS, tolerance_mm=5.1).cases[0].classes["organ"]
+    near, far = (
+        evaluate(*paths, LABELS, scoring=Scoring(evaluation_rules(tolerance_mm))).cases[0].classes["organ"]
+        for tolerance_mm in (4.9, 5.1)
+    )
 
     assert near.hd95_mm == pytest.approx(5.0)
     assert near.average_surface_distance_mm == pytest.approx(5.0)
@@ -118,6 +120,12 @@ def test_distances_are_in_mm(tmp_path: Path) -> None:
 
 def test_processes_give_the_same(folders: tuple[Path, Path]) -> None:
     assert evaluate(*folders, LABELS, num_workers=2) == evaluate(*folders, LABELS)
+
+
+def test_the_tolerance_is_a_rule(folders: tuple[Path, Path]) -> None:
+    assert evaluate(*folders, LABELS).tolerance_mm == evaluation_rules().tolerance_mm == 1.0
+    with pytest.raises(EvaluationError, match=r"--tolerance: must be 0 mm or more, got -1"):
+        evaluation_rules(-1)
 
 
 def test_two_files_may_have_different_names(folders: tuple[Path, Path]) -> None:

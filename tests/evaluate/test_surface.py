@@ -123,3 +123,9 @@ def test_agrees_with_all_pairs_of_border_voxels() -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match=r"must have the reference's shape \(2, 2, 2\)"):
         surface_distances(np.ones((2, 2, 3), dtype=bool), np.ones((2, 2, 2), dtype=bool), SPACING)
+
+
+def test_two_steps_are_within_a_tolerance_of_two_steps_wherever_they_lie() -> None:
+    for row in range(1, 30):
+        masks = mask_of((1, 1, 40), (0, 0, row)), mask_of((1, 1, 40), (0, 0, row + 2))
+        assert surface_distances(*masks, (5.0, 1.0, 0.7)).surface_dice(1.4) == 1.0
