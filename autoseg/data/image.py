@@ -15,7 +15,7 @@ from autoseg.core.artefact import replacing
 from autoseg.core.geometry import Geometry, Shape
 from autoseg.data.grid import grid_differences
 from autoseg.data.problem import unusable
-from autoseg.data.raw_header import not_finite, require_sound_data, require_stated_spacing
+from autoseg.data.raw_header import not_finite, read_sound_voxels, require_stated_spacing
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
@@ -260,6 +260,8 @@ def _open(path: Path) -> sitk.ImageFileReader:
         require_stated_spacing(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
+    if suffix in NIFTI_SUFFIXES:
+        reader.SetImageIO("NiftiImageIO")  # else SimpleITK tries its formats in turn
     reader.SetFileName(str(path))
     with _sitk_errors_named(path):
         reader.ReadImageInformation()
@@ -343,7 +345,9 @@ def _read_channels(path: Path) -> tuple[Header, NDArray[np.generic]]:
     reader = _open(path)
     header = _header(path, reader)
     if image_suffix(path) in NIFTI_SUFFIXES:
-        require_sound_data(path)
+        voxels = read_sound_voxels(path)
+        if voxels is not None:
+            return header, voxels.reshape(-1, *header.shape)
     with _sitk_errors_named(path):
         image = reader.Execute()
     array = sitk.GetArrayFromImage(image)
