@@ -1,5 +1,9 @@
 """The command line: parse, call one function, print, exit code."""
 
-from autoseg.cli.app import main
 
-__all__ = ["main"]
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    # Worker processes import the script that was started, and with it this; they need no commands.
+    from autoseg.cli.app import main as run
+
+    run()

@@ -44,7 +44,7 @@ def parallel_map(
         return
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     rest = iter(items)
-    pool = ProcessPoolExecutor(min(num_workers, len(items)), mp_context=_context())
+    pool = ProcessPoolExecutor(min(num_workers, len(items)), mp_context=_context(function.__module__))
     try:
         for item in rest:
             waiting.append((item, pool.submit(function, item)))
@@ -61,10 +61,16 @@ def parallel_map(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _context() -> BaseContext:
-    """Return how processes start: never by fork of this one, whose threads could hold locks."""
-    methods = multiprocessing.get_all_start_methods()
-    return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+def _context(module: str) -> BaseContext:
+    """Return how processes start: never by fork of this one, whose threads could hold locks.
+
+    Where a server forks them, it imports the module of their work once, for all of them.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module])
+    return context
 
 
 def _succeeded(future: "Future[Result]") -> bool:
