@@ -14,10 +14,10 @@ from autoseg.core.errors import AutosegError, PredictionError
 from autoseg.core.labels import Labels
 from autoseg.core.progress import Progress, Task
 from autoseg.data.image import NIFTI_SUFFIXES, PICTURE_SUFFIXES, Image, LabelImage, case_stem, read_image, write_label
-from autoseg.infer.case import Model, Settings, segment
+from autoseg.infer.case import Model, Settings, prepare_scan, segment
 from autoseg.network.checkpoint import load_network
 from autoseg.plan.schema import ConfigurationName, Plan
-from autoseg.preprocess.case import Prepared, prepare_image
+from autoseg.preprocess.case import Prepared
 
 _logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Predictor:
             )
         if not np.isfinite(image.array).all():
             raise PredictionError(f"{name}: voxels must be finite numbers, got others. Replace them.")
-        return prepare_image(image, plan, self.model.configuration, name)
+        return prepare_scan(image, self.model, name)
 
     def predict_prepared(self, prepared: Prepared, report: Callable[[float], None] = lambda _: None) -> LabelImage:
         """Return the label map of a prepared scan, telling `report` of every share of the work that is done."""

@@ -127,7 +127,7 @@ def fits(planned: Plan, name: ConfigurationName, device: str) -> bool:
 def _largest_batch(planned: Plan, name: ConfigurationName) -> Batch:
     """Return a batch without content that is read as widely as any."""
     configuration = planned.configurations[name]
-    patch, channels = configuration.patch_size, configuration.network.num_input_channels
+    patch, channels = configuration.patch_size, len(configuration.normalization)
     source = (configuration.batch_size, *largest_source(patch, planned.training.augmentation))
     unchanged = AugmentationDraw(
         matrix=tuple(tuple(float(row == column) for column in range(len(patch))) for row in range(len(patch))),
@@ -144,4 +144,6 @@ def _largest_batch(planned: Plan, name: ConfigurationName) -> Batch:
     )
     images = np.zeros((source[0], channels, *source[1:]), dtype=np.float32)
     draws = [unchanged] * configuration.batch_size
-    return Batch(images, np.zeros(source, dtype=np.int16), draws, ["a step to prove the plan"] * len(draws))
+    labels = np.zeros(source, dtype=np.int16)
+    earlier = labels if configuration.previous_stage is not None else None
+    return Batch(images, labels, draws, ["a step to prove the plan"] * len(draws), earlier)

@@ -15,6 +15,7 @@ from autoseg.infer.predictor import Scan, output_path
 from autoseg.pipeline.prediction import ModelChoice, load_model
 from autoseg.pipeline.prepare import load_plan
 from autoseg.pipeline.training import load_split
+from autoseg.train.record import EARLIER_STAGE
 
 
 class HeldOutPredictions(Artefact):
@@ -42,7 +43,8 @@ def score_held_out(workspace: Workspace, choice: ModelChoice, num_workers: int, 
     outputs: dict[str, Path] = {}
     for fold in workspace.folds(choice.configuration) if choice.folds is None else choice.folds:
         held_out = [cases[name] for name in load_split(workspace, fold).validation]
-        outputs |= _predict_fold(workspace, replace(choice, folds=(fold,)), held_out, progress)
+        own = replace(choice, folds=(fold,), earlier_folds=(fold,))
+        outputs |= _predict_fold(workspace, own, held_out, progress)
     pairs = [(name, path, Path(str(cases[name].label))) for name, path in sorted(outputs.items())]
     evaluation = evaluate_pairs(pairs, dataset.labels, progress, num_workers)
     evaluation.save(workspace.crossval(choice.configuration) / "evaluation.json")
@@ -57,10 +59,13 @@ def _predict_fold(
     (fold,) = choice.folds
     folder = workspace.crossval(choice.configuration)
     predictor = load_model(workspace, choice)
+    planned = load_plan(workspace)
+    labels = planned.labels
     weights = workspace.fold(choice.configuration, fold).weights
     made_from = {"weights": digest_of_file(weights), "mirrored": str(choice.mirror)}
+    if stage := planned.configurations[choice.configuration].previous_stage:
+        made_from[EARLIER_STAGE] = digest_of_file(workspace.fold(stage, fold).weights)
     record = folder / f"fold_{fold}.json"
-    labels = load_plan(workspace).labels
     outputs = {case.name: output_path(Path(case.images[0]), folder, labels) for case in held_out}
     outputs = {name: path.with_name(name + "".join(path.suffixes[-2:])) for name, path in outputs.items()}
     done = HeldOutPredictions.load(record) if record.exists() else None

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autoseg.core.artefact import digest_of, digest_of_file
 from autoseg.core.errors import PredictionError
 from autoseg.core.progress import Progress
-from autoseg.core.workspace import Workspace
+from autoseg.core.workspace import FoldFolder, Workspace
 from autoseg.data.image import IMAGE_SUFFIXES
 from autoseg.infer.case import default_settings
 from autoseg.infer.predictor import Outcome, Predictor, Scan, output_path
 from autoseg.network.device import choose_device
 from autoseg.pipeline.prepare import load_plan
 from autoseg.plan.schema import ConfigurationName, Plan
+from autoseg.train.record import EARLIER_STAGE, TrainingRecord
 
 
 @dataclass(frozen=True)
@@ -24,19 +26,22 @@ class ModelChoice:
         folds: Whose networks are averaged; None for all that are trained.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         mirror: Whether to average over mirrored scans.
+        earlier_folds: Whose networks are averaged in the stage before, if the configuration is that of a cascade; None
+            for all.
     """
 
     configuration: ConfigurationName
     folds: tuple[int, ...] | None
     device: str
     mirror: bool
+    earlier_folds: tuple[int, ...] | None = None
 
 
 def load_model(workspace: Workspace, choice: ModelChoice) -> Predictor:
-    """Return a predictor with the chosen folds of a workspace.
+    """Return a predictor with the chosen folds of a workspace, and in a cascade with the stage before them.
 
     Raises:
-        PredictionError: If a fold is not trained to its end.
+        PredictionError: If a fold is not trained to its end, or the stage before was trained anew since.
     """
     planned = load_plan(workspace)
     trained = workspace.folds(choice.configuration)
@@ -52,7 +57,31 @@ def load_model(workspace: Workspace, choice: ModelChoice) -> Predictor:
         )
     settings = default_settings(choose_device(choice.device), planned.configurations[choice.configuration])
     settings = replace(settings, mirror=choice.mirror)
-    return Predictor.load(planned, choice.configuration, [trained[fold].weights for fold in wanted], settings)
+    weights = [trained[fold].weights for fold in wanted]
+    predictor = Predictor.load(planned, choice.configuration, weights, settings)
+    stage = planned.configurations[choice.configuration].previous_stage
+    if stage is None:
+        return predictor
+    _require_unchanged(workspace, stage, [trained[fold] for fold in wanted])
+    earlier = load_model(workspace, replace(choice, configuration=stage, folds=choice.earlier_folds))
+    return replace(predictor, model=replace(predictor.model, earlier=earlier.model))
+
+
+def digest_of_networks(workspace: Workspace, configuration: ConfigurationName) -> str:
+    """Return the digest of the weights of all folds of a configuration that are trained."""
+    trained = workspace.folds(configuration)
+    return digest_of({str(fold): digest_of_file(folder.weights) for fold, folder in trained.items()})
+
+
+def _require_unchanged(workspace: Workspace, stage: ConfigurationName, folders: Sequence[FoldFolder]) -> None:
+    """Refuse networks of a cascade that have learnt to refine others than those that are there now."""
+    digest = digest_of_networks(workspace, stage)
+    for folder in folders:
+        if TrainingRecord.load(folder.record).made_from.get(EARLIER_STAGE) != digest:
+            raise PredictionError(
+                f"{folder.root}: a network of a cascade must be used with the networks of {stage} that it was trained"
+                " with, got others. Train it again with --restart."
+            )
 
 
 def predict(

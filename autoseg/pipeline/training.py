@@ -8,6 +8,7 @@ from autoseg.core.workspace import Workspace
 from autoseg.data.dataset import Dataset
 from autoseg.data.splits import Split, Splits
 from autoseg.network.device import choose_device
+from autoseg.pipeline.cascade import predict_earlier_stage, require_earlier_stage
 from autoseg.pipeline.fitting import fit_to_device
 from autoseg.pipeline.prepare import preprocess
 from autoseg.plan.schema import Plan
@@ -47,6 +48,8 @@ def train(
 ) -> TrainingRecord:
     """Train one fold of one configuration, or go on with it; preprocess first where needed.
 
+    In a cascade, the stage before predicts the cases first, where that has not been done.
+
     On a GPU, the first fold proves that the plan fits it; see `fit_to_device`.
 
     Args:
@@ -57,12 +60,16 @@ def train(
         hooks: What ends the training early, and what its epochs bring about.
 
     Raises:
-        TrainingError: If there is no such fold; see also `train_fold`.
+        TrainingError: If there is no such fold, or a cascade's stage before is not trained; see also `train_fold`.
     """
     split = load_split(workspace, request.fold)
+    stage = require_earlier_stage(workspace, request.configuration)
     fit_to_device(workspace, request.configuration, request.device)
     planned, data_folder = preprocess(workspace, request.configuration, num_workers, progress)
-    data = FoldData(split, data_folder, Dataset.load(workspace.dataset).digest())
+    earlier = None
+    if stage is not None:
+        earlier = predict_earlier_stage(workspace, request.configuration, request.device, num_workers, progress)
+    data = FoldData(split, data_folder, Dataset.load(workspace.dataset).digest(), earlier)
     folder = workspace.fold(request.configuration, request.fold)
     return train_fold(planned, data, folder, request, progress, hooks)
 

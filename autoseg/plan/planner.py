@@ -189,7 +189,7 @@ def _configurations(
             full = replace(full, plan=full.plan.model_copy(update={"batch_dice": True}))
             planned["3d_fullres"] = full
             planned["3d_lowres"] = lowres
-            planned["3d_cascade_fullres"] = replace(full, plan=_cascade(full.plan, len(subject.labels.foreground)))
+            planned["3d_cascade_fullres"] = replace(full, plan=_cascade(full.plan, subject.labels.num_classes - 1))
     for name, entry in planned.items():
         last = (
             why.batch_dice_decision(subject.reasons, name, batch_dice=entry.plan.batch_dice),
@@ -261,6 +261,9 @@ def _lowres(fullres: _Grid, full: _Planned, subject: _Subject) -> tuple[_Planned
 
 
 def _cascade(full: ConfigurationPlan, num_foreground: int) -> ConfigurationPlan:
-    """Return the full resolution with the coarse prediction as further channels, one per foreground class or region."""
+    """Return the full resolution with the coarse prediction as further channels, one per foreground class.
+
+    Regions are painted with classes before they are shown, so that one channel per class holds all that is known.
+    """
     network = full.network.model_copy(update={"num_input_channels": full.network.num_input_channels + num_foreground})
     return full.model_copy(update={"network": network, "previous_stage": "3d_lowres"})

@@ -101,7 +101,8 @@ class ConfigurationPlan(Record):
         network: Specification of the network.
         has_ignored: Whether label maps leave voxels without annotation, which count nowhere.
         regions: Class indices of the region that each output stands for; empty where outputs are classes.
-        previous_stage: Configuration whose predictions are further input channels, one per foreground class.
+        previous_stage: Configuration whose predictions are further input channels, one per foreground class; where
+            outputs are regions, one per class that they are made of.
     """
 
     spacing: tuple[float, ...]
@@ -116,6 +117,11 @@ class ConfigurationPlan(Record):
     has_ignored: bool = False
     regions: tuple[tuple[int, ...], ...] = ()
     previous_stage: ConfigurationName | None = None
+
+    @property
+    def num_earlier_channels(self) -> int:
+        """Input channels that show the previous stage's prediction; 0 where there is no such stage."""
+        return self.network.num_input_channels - len(self.normalization)
 
     @property
     def data_key(self) -> str:
@@ -154,6 +160,12 @@ class AugmentationPlan(Record):
     gamma_probability: float
     gamma_range: tuple[float, float]
     mirror_probability: float
+    earlier_reshaping_probability: float
+    earlier_reshaping_class_probability: float
+    earlier_reshaping_radius_range: tuple[float, float]
+    earlier_removal_probability: float
+    earlier_removal_class_probability: float
+    earlier_removal_largest_share: float
 
 
 class TrainingPlan(Record):

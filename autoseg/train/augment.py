@@ -11,7 +11,7 @@ Source:
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoseg.plan.schema import AugmentationPlan
+from autoseg.train.cascade import AS_PREDICTED, EarlierDraw
 
 OUTSIDE = -1
 """Label of voxels outside the scan or its non-zero mask."""
@@ -40,6 +41,7 @@ class AugmentationDraw:
         gamma_inverted: Exponent on the negated image, per channel; 1 for none.
         gamma: Exponent per channel; 1 for none.
         noise_seed: Seed of the noise.
+        earlier: What happens to the prediction of a cascade's earlier stage.
     """
 
     matrix: tuple[tuple[float, ...], ...]
@@ -53,6 +55,7 @@ class AugmentationDraw:
     gamma_inverted: tuple[float, ...]
     gamma: tuple[float, ...]
     noise_seed: int
+    earlier: EarlierDraw = AS_PREDICTED
 
     @property
     def is_rigid(self) -> bool:
@@ -66,7 +69,11 @@ def is_slicewise(patch_size: tuple[int, ...], ratio: float) -> bool:
 
 
 def draw_augmentation(
-    rng: np.random.Generator, plan: AugmentationPlan, patch_size: tuple[int, ...], num_channels: int
+    rng: np.random.Generator,
+    plan: AugmentationPlan,
+    patch_size: tuple[int, ...],
+    num_channels: int,
+    mirror_axes: tuple[int, ...] | None = None,
 ) -> AugmentationDraw:
     """Draw the parameters for one sample.
 
@@ -75,8 +82,10 @@ def draw_augmentation(
         plan: Probabilities and ranges.
         patch_size: Of the output, in voxels.
         num_channels: Of the image.
+        mirror_axes: Along which the patch may be mirrored; None for all.
     """
     axes = len(patch_size)
+    may_mirror = range(axes) if mirror_axes is None else mirror_axes
     slicewise = is_slicewise(patch_size, plan.slicewise_ratio)
 
     def hit(probability: float) -> bool:
@@ -90,7 +99,8 @@ def draw_augmentation(
         factors = tuple(around_one(bounds) for _ in range(num_channels))
         return factors if hit(probability) else (1.0,) * num_channels
 
-    matrix = _draw_matrix(rng, plan, patch_size, slicewise=slicewise)
+    may_turn = all(axis in may_mirror for axis in range(axes - 2, axes))
+    matrix = _draw_matrix(rng, plan, patch_size, largest_angle(plan, patch_size, may_turn=may_turn))
     noise = float(rng.uniform(*plan.noise_std_range)) if hit(plan.noise_probability) else 0.0
     blurred = hit(plan.blur_probability)
     blur = tuple(
@@ -118,25 +128,37 @@ def draw_augmentation(
         keep_coarse_axis=slicewise,
         gamma_inverted=per_channel(plan.gamma_inverted_probability, plan.gamma_range),
         gamma=per_channel(plan.gamma_probability, plan.gamma_range),
-        mirrored=tuple(hit(plan.mirror_probability) for _ in range(axes)),
+        mirrored=tuple(hit(plan.mirror_probability) and axis in may_mirror for axis in range(axes)),
         noise_seed=int(rng.integers(2**62)),
     )
 
 
+def largest_angle(plan: AugmentationPlan, patch_size: tuple[int, ...], *, may_turn: bool) -> float:
+    """Return how far a patch may be rotated either way, in radians.
+
+    Slices may be turned freely, unless they are elongated (2D patches), or half a turn would confuse left and right.
+
+    Args:
+        plan: Angles.
+        patch_size: In voxels.
+        may_turn: Whether half a turn in the plane, which is the same as mirroring both its axes, changes no class.
+
+    Source:
+        nnU-Net 2.8.1, trainer; that classes told apart by side limit the angle is autoseg's.
+    """
+    if len(patch_size) == 3 and not is_slicewise(patch_size, plan.slicewise_ratio):
+        return plan.rotation_angle_3d
+    is_elongated = len(patch_size) == 2 and max(patch_size) / min(patch_size) > plan.elongation_ratio
+    return plan.rotation_angle_2d_elongated if is_elongated or not may_turn else plan.rotation_angle_2d
+
+
 def _draw_matrix(
-    rng: np.random.Generator, plan: AugmentationPlan, patch_size: tuple[int, ...], *, slicewise: bool
+    rng: np.random.Generator, plan: AugmentationPlan, patch_size: tuple[int, ...], largest: float
 ) -> tuple[tuple[float, ...], ...]:
     axes = len(patch_size)
+    slicewise = is_slicewise(patch_size, plan.slicewise_ratio)
     matrix = np.eye(axes)
     planes = [(axes - 2, axes - 1)] if axes == 2 or slicewise else [(1, 2), (0, 2), (0, 1)]
-    in_plane = patch_size[-2:]
-    if slicewise:
-        largest = plan.rotation_angle_2d
-    elif axes == 2:
-        elongated = max(in_plane) / min(in_plane) > plan.elongation_ratio
-        largest = plan.rotation_angle_2d_elongated if elongated else plan.rotation_angle_2d
-    else:
-        largest = plan.rotation_angle_3d
     if rng.random() < plan.rotation_probability:
         for first, second in planes:
             angle = rng.uniform(-largest, largest)
@@ -162,29 +184,22 @@ def source_shape(draws: list[AugmentationDraw], patch_size: tuple[int, ...]) -> 
     return tuple(int(size) for size in np.max(needed, axis=0))
 
 
-def mirrored_along(draws: list[AugmentationDraw], axes: tuple[int, ...]) -> list[AugmentationDraw]:
-    """Return the draws without mirroring along other axes than these."""
-    return [
-        replace(draw, mirrored=tuple(flipped and axis in axes for axis, flipped in enumerate(draw.mirrored)))
-        for draw in draws
-    ]
-
-
 def apply_augmentation(
-    images: Tensor, labels: Tensor, draws: list[AugmentationDraw], patch_size: tuple[int, ...]
+    images: Tensor, maps: Tensor, draws: list[AugmentationDraw], patch_size: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
     """Return the augmented batch.
 
     Args:
         images: (B, C, ...) float32, of the shape that `source_shape` gives, centred on the patch.
-        labels: (B, ...) int16, class indices, `OUTSIDE` where there is no scan.
+        maps: (B, M, ...) int16, class indices, `OUTSIDE` where there is no scan: the label map, and in a cascade the
+            prediction of the earlier stage, which move alike.
         draws: One per sample.
         patch_size: Of the output.
 
     Returns:
-        Images (B, C, *patch_size) float32 and labels (B, *patch_size) int16.
+        Images (B, C, *patch_size) float32 and maps (B, M, *patch_size) int16.
     """
-    images, labels = _move(images, labels, draws, patch_size)
+    images, maps = _move(images, maps, draws, patch_size)
     device = images.device
     images = _add_noise(images, draws)
     axes = len(patch_size)
@@ -200,9 +215,10 @@ def apply_augmentation(
     images = _change_gamma(images, _factors([draw.gamma for draw in draws], images))
     for axis in range(axes):
         flipped = torch.tensor([draw.mirrored[axis] for draw in draws], device=device)
-        images = torch.where(flipped.view(-1, *(1,) * (axes + 1)), images.flip(axis + 2), images)
-        labels = torch.where(flipped.view(-1, *(1,) * axes), labels.flip(axis + 1), labels)
-    return images.contiguous(), labels.contiguous()
+        flipped = flipped.view(-1, *(1,) * (axes + 1))
+        images = torch.where(flipped, images.flip(axis + 2), images)
+        maps = torch.where(flipped, maps.flip(axis + 2), maps)
+    return images.contiguous(), maps.contiguous()
 
 
 def centre_crop(array: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -213,29 +229,30 @@ def centre_crop(array: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def _move(
-    images: Tensor, labels: Tensor, draws: list[AugmentationDraw], patch_size: tuple[int, ...]
+    images: Tensor, maps: Tensor, draws: list[AugmentationDraw], patch_size: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Rotate and scale: images linearly, labels class by class linearly, the strongest class wins."""
+    """Rotate and scale: images linearly, maps class by class linearly, the strongest class wins."""
     moving = [index for index, draw in enumerate(draws) if not draw.is_rigid]
-    moved_images, moved_labels = centre_crop(images, patch_size), centre_crop(labels, patch_size)
+    moved_images, moved_maps = centre_crop(images, patch_size), centre_crop(maps, patch_size)
     if not moving:
-        return moved_images, moved_labels
+        return moved_images, moved_maps
     source = images.shape[2:]
     grid = _sampling_grid([draws[index] for index in moving], tuple(source), patch_size).to(images)
-    moved_images, moved_labels = moved_images.clone(), moved_labels.clone()
-    sampled = torch.nn.functional.grid_sample(images[moving], grid, padding_mode="zeros", align_corners=False)
-    moved_images[moving] = sampled
-    chosen = labels[moving]
-    strongest = torch.zeros_like(sampled[:, 0])
-    winner = torch.full_like(strongest, OUTSIDE, dtype=labels.dtype)
+    moved_images, moved_maps = moved_images.clone(), moved_maps.clone()
+    moved_images[moving] = torch.nn.functional.grid_sample(
+        images[moving], grid, padding_mode="zeros", align_corners=False
+    )
+    chosen = maps[moving]
+    strongest = images.new_zeros(moved_maps[moving].shape)
+    winner = torch.full_like(strongest, OUTSIDE, dtype=maps.dtype)
     for label in torch.unique(chosen):
-        indicator = (chosen == label).to(images.dtype).unsqueeze(1)
-        share = torch.nn.functional.grid_sample(indicator, grid, padding_mode="zeros", align_corners=False)[:, 0]
+        indicator = (chosen == label).to(images.dtype)
+        share = torch.nn.functional.grid_sample(indicator, grid, padding_mode="zeros", align_corners=False)
         better = share > strongest
         winner = torch.where(better, label, winner)
         strongest = torch.where(better, share, strongest)
-    moved_labels[moving] = winner
-    return moved_images, moved_labels
+    moved_maps[moving] = winner
+    return moved_images, moved_maps
 
 
 def _sampling_grid(draws: list[AugmentationDraw], source: tuple[int, ...], target: tuple[int, ...]) -> Tensor:

@@ -21,11 +21,12 @@ from autoseg.core.workspace import FoldFolder
 from autoseg.data.splits import Split
 from autoseg.network.checkpoint import save_weights
 from autoseg.plan.schema import ConfigurationName, Plan
+from autoseg.train.cascade import EarlierStage
 from autoseg.train.epoch import Fold, train_epochs
 from autoseg.train.failure import writing
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.initial import initial_weights_file
-from autoseg.train.record import Row, TrainingRecord, TrainingState, different_training, load_state
+from autoseg.train.record import EARLIER_STAGE, Row, TrainingRecord, TrainingState, different_training, load_state
 from autoseg.train.sampling import PatchSource, SamplingPlan, load_batches
 from autoseg.train.schedule import Clock
 from autoseg.train.trainer import Trainer
@@ -39,11 +40,13 @@ class FoldData:
         split: Names of the cases to learn from and to watch.
         folder: Preprocessed cases of the configuration.
         digest: Of the dataset that they are of.
+        earlier_digest: In a cascade, of the networks of the stage before, whose predictions lie beside the cases.
     """
 
     split: Split
     folder: Path
     digest: str
+    earlier_digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,15 @@ def train_fold(
     Raises:
         InterruptionError: If `hooks` ends it early; a checkpoint of that moment is on disk.
         TrainingError: If another process trains here, the folder holds another training or cannot be written, the split
-            leaves a side empty, the configuration needs an earlier stage, a preprocessed case cannot be read, the loss
-            is not finite, or the GPU's memory is too small.
+            leaves a side empty, a preprocessed case cannot be read, the loss is not finite, or the GPU's memory is too
+            small.
     """
-    _require_trainable(plan, data.split, request)
+    _require_cases(data.split, request)
     initial = initial_weights_file(request.init_from) if request.init_from is not None else None
-    initial_digest = {"initial weights": digest_of_file(initial)} if initial is not None else {}
-    identity = _identity(plan, data.split, request, initial_digest)
+    origins = {"initial weights": digest_of_file(initial)} if initial is not None else {}
+    if data.earlier_digest is not None:
+        origins[EARLIER_STAGE] = data.earlier_digest
+    identity = _identity(plan, data.split, request, origins)
     with _locked(folder):
         if request.restart:
             _clear(folder)
@@ -134,10 +139,10 @@ def train_fold(
                 after_epoch=partial(hooks.after_epoch, request.configuration, request.fold),
             )
             train_epochs(fold, state, progress)
-        return _finish(fold, state, request, {"plan": plan.digest(), "dataset": data.digest, **initial_digest})
+        return _finish(fold, state, request, {"plan": plan.digest(), "dataset": data.digest, **origins})
 
 
-def _identity(plan: Plan, split: Split, request: TrainingRequest, initial_digest: dict[str, str]) -> str:
+def _identity(plan: Plan, split: Split, request: TrainingRequest, origins: dict[str, str]) -> str:
     """Return the digest of all that decides the weights, but for the machine."""
     return digest_of(
         [
@@ -145,7 +150,7 @@ def _identity(plan: Plan, split: Split, request: TrainingRequest, initial_digest
             plan.training.model_dump(mode="json"),
             split.model_dump(mode="json"),
             (request.seed, request.num_epochs, request.budget_s),
-            initial_digest,
+            origins,
         ]
     )
 
@@ -181,12 +186,7 @@ def _finish(fold: Fold, state: TrainingState, request: TrainingRequest, made_fro
     return record
 
 
-def _require_trainable(plan: Plan, split: Split, request: TrainingRequest) -> None:
-    if previous := plan.configurations[request.configuration].previous_stage:
-        raise TrainingError(
-            f"--configuration: must be one that sees the scan alone, got {request.configuration}, which refines the"
-            f" prediction of {previous}; cascades cannot be trained yet. Choose another one."
-        )
+def _require_cases(split: Split, request: TrainingRequest) -> None:
     for side, names in (("train on", split.train), ("hold out", split.validation)):
         if not names:
             raise TrainingError(
@@ -214,6 +214,8 @@ def _locked(folder: FoldFolder) -> Iterator[None]:
 def _sources(plan: Plan, data: FoldData, request: TrainingRequest) -> tuple[PatchSource, PatchSource]:
     """Return where training and validation patches come from."""
     configuration = plan.configurations[request.configuration]
+    stage, num_foreground = configuration.previous_stage, configuration.num_earlier_channels
+    earlier = EarlierStage(stage, num_foreground) if stage is not None else None
 
     def source(side: str, names: tuple[str, ...]) -> PatchSource:
         sampling = SamplingPlan(
@@ -223,6 +225,8 @@ def _sources(plan: Plan, data: FoldData, request: TrainingRequest) -> tuple[Patc
             augmentation=plan.training.augmentation if side == "train" else None,
             seed=request.seed,
             place=(side, request.configuration, request.fold),
+            mirror_axes=configuration.mirror_axes,
+            earlier=earlier,
         )
         return PatchSource(data.folder, names, sampling)
 

@@ -18,6 +18,9 @@ from autoseg.plan.schema import ConfigurationName
 
 Row = dict[str, float]
 
+EARLIER_STAGE = "earlier stage"
+"""Entry of a record's `made_from`: the networks whose predictions a cascade has learnt to refine."""
+
 _DAMAGED = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, pickle.UnpicklingError)
 """What `torch.load` raises for a damaged file, and what a document with other entries leads to."""
 

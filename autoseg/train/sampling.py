@@ -4,8 +4,8 @@ A broken-off training therefore goes on with exactly the batches that it would h
 workers changes nothing.
 """
 
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from numpy.typing import NDArray
 
 from autoseg.core.errors import AutosegError, TrainingError
+from autoseg.core.geometry import Box
 from autoseg.core.seeding import generator
-from autoseg.data.store import StoredCase, annotated_voxels, foreground_voxels, open_case, read_patch
+from autoseg.data.store import StoredCase, annotated_voxels, foreground_voxels, open_case, read_earlier, read_patch
 from autoseg.plan.schema import AugmentationPlan
 from autoseg.train.augment import AugmentationDraw, draw_augmentation, source_shape
+from autoseg.train.cascade import EarlierStage, draw_earlier
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class SamplingPlan:
         augmentation: Probabilities and ranges; None for validation.
         seed: Of the whole training.
         place: What else the draws depend on, for example ("train", fold).
+        mirror_axes: Along which patches may be mirrored; None for all.
+        earlier: The stage before it in a cascade; None for none.
     """
 
     patch_size: tuple[int, ...]
@@ -40,6 +44,8 @@ class SamplingPlan:
     augmentation: AugmentationPlan | None
     seed: int
     place: tuple[str | int, ...]
+    mirror_axes: tuple[int, ...] | None = None
+    earlier: EarlierStage | None = None
 
 
 @dataclass(frozen=True)
@@ -51,12 +57,14 @@ class Batch:
         labels: (B, ...) int16, class indices, -1 outside the scan, the number of classes where nothing is annotated.
         draws: Augmentation of each sample; empty for validation.
         cases: Name of each sample's case.
+        earlier: (B, ...) int16, class indices that the earlier stage of a cascade predicts; None for none.
     """
 
     images: NDArray[np.float32]
     labels: NDArray[np.int16]
     draws: list[AugmentationDraw]
     cases: list[str]
+    earlier: NDArray[np.int16] | None = None
 
 
 class PatchSource:
@@ -70,17 +78,33 @@ class PatchSource:
     def batch(self, step: int) -> Batch:
         """Return the batch of a step."""
         plan = self.plan
+        stage = plan.earlier.name if plan.earlier is not None else None
         rng = generator(plan.seed, *plan.place, step)
         names = [self._names[index] for index in rng.integers(len(self._names), size=plan.batch_size)]
-        cases = [open_case(self._folder, name) for name in names]
+        cases = [open_case(self._folder, name, stage) for name in names]
         centres = [self._draw_centre(rng, case, sample) for sample, case in enumerate(cases)]
-        draws: list[AugmentationDraw] = []
-        if plan.augmentation is not None:
-            channels = cases[0].image.shape[0]
-            draws = [draw_augmentation(rng, plan.augmentation, plan.patch_size, channels) for _ in cases]
+        draws = self._draw(rng, cases[0].image.shape[0])
         shape = source_shape(draws, plan.patch_size)
-        images, labels = zip(*(self._read(*found, shape) for found in zip(cases, centres, strict=True)), strict=True)
-        return Batch(np.stack(images), np.stack(labels), draws, names)
+        boxes = [self._box(*found, shape) for found in zip(cases, centres, strict=True)]
+        images, labels = zip(*(read_patch(*found) for found in zip(cases, boxes, strict=True)), strict=True)
+        earlier = None
+        if stage is not None:
+            earlier = _stacked([read_earlier(*found) for found in zip(cases, boxes, strict=True)], shape)
+        image_shape = (len(cases), len(images[0]), *shape)
+        return Batch(np.stack(images).reshape(image_shape), _stacked(labels, shape), draws, names, earlier)
+
+    def _draw(self, rng: np.random.Generator, num_channels: int) -> list[AugmentationDraw]:
+        plan = self.plan
+        if plan.augmentation is None:
+            return []
+        draws = [
+            draw_augmentation(rng, plan.augmentation, plan.patch_size, num_channels, plan.mirror_axes)
+            for _ in range(plan.batch_size)
+        ]
+        if plan.earlier is None:
+            return draws
+        num_foreground = plan.earlier.num_foreground
+        return [replace(draw, earlier=draw_earlier(rng, plan.augmentation, num_foreground)) for draw in draws]
 
     def _draw_centre(self, rng: np.random.Generator, case: StoredCase, sample: int) -> tuple[int, ...]:
         """Draw the central voxel of a patch: on a class that occurs in the case, or anywhere the patch fits.
@@ -104,22 +128,22 @@ class PatchSource:
             for size, extent in zip(patch, case.image.shape[1:], strict=True)
         )
 
-    def _read(
-        self, case: StoredCase, centre: tuple[int, ...], shape: tuple[int, ...]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-        """Read the surroundings of a voxel; the patch itself is kept inside the scan where it fits."""
+    def _box(self, case: StoredCase, centre: tuple[int, ...], shape: tuple[int, ...]) -> Box:
+        """Return the surroundings of a voxel, (z, y, x); the patch itself is kept inside the scan where it fits."""
         extent = case.image.shape[1:]
-        flat = 3 - len(shape)
-        patch, around = (1,) * flat + self.plan.patch_size, (1,) * flat + shape
+        flat = (1,) * (3 - len(shape))
+        patch, around = flat + self.plan.patch_size, flat + shape
         box = []
         for middle, size, read, length in zip(centre, patch, around, extent, strict=True):
             first = min(max(middle - size // 2, 0), length - size) if length >= size else (length - size) // 2
             first -= (read - size) // 2
             box.append((first, first + read))
-        image, label = read_patch(case, tuple(box))
-        if flat:
-            image, label = image[:, 0], label[0]
-        return image, label.astype(np.int16)
+        return tuple(box)
+
+
+def _stacked(maps: Sequence[NDArray[np.integer]], shape: tuple[int, ...]) -> NDArray[np.int16]:
+    """Return maps, (Z, Y, X) each, as (B, ...) of a shape that may lack the first axis."""
+    return np.stack(maps).reshape(len(maps), *shape).astype(np.int16)
 
 
 class _Loader:

@@ -11,7 +11,8 @@ from autoseg.network.device import Precision, best_precision, choose_device, mix
 from autoseg.network.unet import UNet
 from autoseg.plan.schema import ConfigurationPlan, TrainingPlan
 from autoseg.train.agreement import class_counts, region_counts
-from autoseg.train.augment import apply_augmentation, mirrored_along
+from autoseg.train.augment import AugmentationDraw, apply_augmentation
+from autoseg.train.cascade import earlier_channels
 from autoseg.train.failure import not_finite
 from autoseg.train.initial import take_over
 from autoseg.train.loss import supervised_loss
@@ -68,10 +69,11 @@ class Trainer:
         }
 
     def to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return images and labels of a batch on the device."""
+        """Return images (B, C, ...) and maps (B, M, ...) of a batch on the device; see `apply_augmentation`."""
         images = torch.from_numpy(batch.images).to(self.device, non_blocking=True)
-        labels = torch.from_numpy(batch.labels).to(self.device, non_blocking=True)
-        return images, labels
+        maps = [batch.labels] if batch.earlier is None else [batch.labels, batch.earlier]
+        on_device = [torch.from_numpy(found).to(self.device, non_blocking=True) for found in maps]
+        return images, torch.stack(on_device, dim=1)
 
     def step(self, batch: Batch, rate: float, step: int) -> Tensor:
         """Learn from a batch; return its loss.
@@ -79,10 +81,10 @@ class Trainer:
         Raises:
             TrainingError: If loss or gradient is not finite, in full precision; half precision skips such steps.
         """
-        images, labels = self.to_device(batch)
-        draws = mirrored_along(batch.draws, self.configuration.mirror_axes)
-        images, labels = apply_augmentation(images, labels, draws, self.configuration.patch_size)
-        images = _blank_outside(images, labels, self.configuration)
+        images, maps = self.to_device(batch)
+        images, maps = apply_augmentation(images, maps, batch.draws, self.configuration.patch_size)
+        images = self._with_earlier(_blank_outside(images, maps[:, 0], self.configuration), maps, batch.draws)
+        labels = maps[:, 0]
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.network.train()
@@ -110,13 +112,22 @@ class Trainer:
 
         Where outputs are regions, the first of the K counts nothing.
         """
-        images, labels = self.to_device(batch)
+        images, maps = self.to_device(batch)
+        images, labels = self._with_earlier(images, maps, []), maps[:, 0]
         network = self.final_network.eval()
         with mixed_precision(self.device, self.precision):
             logits = network(images)
         loss = self._loss([logits], labels)
         truth, regions = labels.clamp(min=0).long(), self.configuration.regions
         return loss, region_counts(logits, truth, regions) if regions else class_counts(logits, truth)
+
+    def _with_earlier(self, images: Tensor, maps: Tensor, draws: list[AugmentationDraw]) -> Tensor:
+        """Return images with the channels of a cascade's earlier stage, where there is one."""
+        if maps.shape[1] == 1:
+            return images
+        num_foreground = self.configuration.num_earlier_channels
+        earlier = earlier_channels(maps[:, 1], [draw.earlier for draw in draws], num_foreground)
+        return torch.cat((images, earlier.to(images.dtype)), dim=1)
 
     def _loss(self, logits: list[Tensor], labels: Tensor) -> Tensor:
         return supervised_loss(

@@ -78,7 +78,7 @@ def test_regions_have_one_output_each() -> None:
         assert chosen.regions == ((1, 2, 3), (2, 3))
         assert chosen.has_ignored
         assert chosen.network.num_outputs == 2
-        assert chosen.network.num_input_channels == (3 if name == "3d_cascade_fullres" else 1)
+        assert chosen.network.num_input_channels == (1 + 3 if name == "3d_cascade_fullres" else 1)
 
 
 def test_other_classes_are_mirrored_along_all_axes(caplog: pytest.LogCaptureFixture) -> None:

@@ -29,6 +29,8 @@ def augmentation(probability: float = 0.5, **changes: object) -> AugmentationPla
         "contrast_range": (0.75, 1.25),
         "low_resolution_range": (0.5, 1.0),
         "gamma_range": (0.7, 1.5),
+        "earlier_reshaping_radius_range": (1.0, 8.0),
+        "earlier_removal_largest_share": 0.15,
     }
     chances = {name: probability for name in AugmentationPlan.model_fields if name.endswith("_probability")}
     return AugmentationPlan.model_validate({**chances, **ranges, **changes})

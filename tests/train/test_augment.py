@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,14 +10,14 @@ from scipy import ndimage
 from torch import Tensor
 from torch.testing import assert_close
 
+from autoseg.train import augment
 from autoseg.train.augment import (
     OUTSIDE,
     AugmentationDraw,
-    apply_augmentation,
     centre_crop,
     draw_augmentation,
     is_slicewise,
-    mirrored_along,
+    largest_angle,
     source_shape,
 )
 from tests.train.plans import augmentation
@@ -39,6 +40,14 @@ def _draw(num_axes: int = 3, num_channels: int = 1, **changes: object) -> Augmen
         noise_seed=0,
     )
     return dataclasses.replace(nothing, **changes)  # type: ignore[arg-type]
+
+
+def apply_augmentation(
+    images: Tensor, labels: Tensor, draws: list[AugmentationDraw], patch_size: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Augment images and one label map per sample, (B, ...)."""
+    images, maps = augment.apply_augmentation(images, labels.unsqueeze(1), draws, patch_size)
+    return images, maps.squeeze(1)
 
 
 def _images(*shape: int, seed: int = 0) -> Tensor:
@@ -141,11 +150,29 @@ def test_mirroring_keeps_image_and_label_in_step(mirrored: tuple[bool, ...]) -> 
     assert torch.equal(changed_labels[1], labels[1])
 
 
-def test_only_allowed_axes_are_mirrored() -> None:
-    draws = [_draw(3, 1, mirrored=(True, True, False), noise_std=0.1), _draw(3, 1, mirrored=(False, True, True))]
-    first, second = mirrored_along(draws, (0, 2))
-    assert first == dataclasses.replace(draws[0], mirrored=(True, False, False))
-    assert second == dataclasses.replace(draws[1], mirrored=(False, False, True))
+@pytest.mark.parametrize("mirror_axes", [(), (0,), (0, 2), (0, 1, 2), None])
+def test_only_allowed_axes_are_mirrored(mirror_axes: tuple[int, ...] | None) -> None:
+    """What is allowed changes nothing else of a draw."""
+    recipe = augmentation(1.0)
+    draw = draw_augmentation(np.random.default_rng(0), recipe, (8, 8, 8), 1, mirror_axes)
+    free = draw_augmentation(np.random.default_rng(0), recipe, (8, 8, 8), 1)
+    allowed = (0, 1, 2) if mirror_axes is None else mirror_axes
+    assert draw == dataclasses.replace(free, mirrored=tuple(axis in allowed for axis in range(3)))
+
+
+def test_the_prediction_of_an_earlier_stage_moves_with_the_label() -> None:
+    """Two maps of one batch are moved as each would be on its own."""
+    patch = (6, 7, 8)
+    draws = [draw_augmentation(np.random.default_rng(seed), augmentation(0.7), patch, 1) for seed in range(6)]
+    source = source_shape(draws, patch)
+    images = _images(6, 1, *source)
+    labels, earlier = _labels(6, *source), _labels(6, *source, num_classes=5)
+    moved, maps = augment.apply_augmentation(images, torch.stack((labels, earlier), dim=1), draws, patch)
+    for number, single in enumerate((labels, earlier)):
+        alone, map_alone = apply_augmentation(images, single, draws, patch)
+        assert torch.equal(moved, alone)
+        assert torch.equal(maps[:, number], map_alone)
+    assert any(not draw.is_rigid for draw in draws)
 
 
 def test_noise_has_its_standard_deviation_and_its_seed() -> None:
@@ -316,6 +343,30 @@ def test_a_draw_depends_on_its_generator_alone() -> None:
     assert first != other
 
 
+@pytest.mark.parametrize(
+    ("patch", "mirror_axes", "largest"),
+    [
+        ((16, 16), (0, 1), 3.1),
+        ((16, 16), (0,), 0.25),
+        ((16, 16), (), 0.25),
+        ((4, 16, 16), (0, 1, 2), 3.1),
+        ((4, 16, 16), (1, 2), 3.1),
+        ((4, 16, 16), (0, 1), 0.25),
+        ((8, 8, 8), (0, 1), 0.5),
+    ],
+)
+def test_half_a_turn_does_not_exchange_left_and_right(
+    patch: tuple[int, ...], mirror_axes: tuple[int, ...], largest: float
+) -> None:
+    recipe = augmentation(0.0, rotation_probability=1.0)
+    draws = [draw_augmentation(np.random.default_rng(seed), recipe, patch, 1, mirror_axes) for seed in range(100)]
+    if patch != (8, 8, 8):
+        angles = [abs(math.atan2(draw.matrix[-1][-2], draw.matrix[-1][-1])) for draw in draws]
+        assert 0.9 * largest < max(angles) <= largest
+    turns = all(axis in mirror_axes for axis in (len(patch) - 2, len(patch) - 1))
+    assert largest_angle(recipe, patch, may_turn=turns) == largest
+
+
 def test_a_draw_can_be_written_down() -> None:
     patch = (6, 6, 6)
     draw = draw_augmentation(np.random.default_rng(3), augmentation(1.0), patch, 2)
@@ -352,14 +403,64 @@ def test_probability_one_draws_everything_in_its_range() -> None:
         assert 0.7**3 <= volume <= 1.4**3
 
 
-def test_things_happen_as_often_as_they_should() -> None:
-    recipe = augmentation(0.0, rotation_probability=0.2, gamma_probability=0.3, mirror_probability=0.5)
+NEUTRAL: dict[str, Callable[[AugmentationDraw], bool]] = {
+    "rotation": lambda draw: draw.is_rigid,
+    "scaling": lambda draw: draw.is_rigid,
+    "noise": lambda draw: draw.noise_std == 0,
+    "blur": lambda draw: not np.any(draw.blur_sigmas),
+    "brightness": lambda draw: draw.brightness == (1.0,),
+    "contrast": lambda draw: draw.contrast == (1.0,),
+    "low_resolution": lambda draw: draw.resolution == (1.0,),
+    "gamma_inverted": lambda draw: draw.gamma_inverted == (1.0,),
+    "gamma": lambda draw: draw.gamma == (1.0,),
+    "mirror": lambda draw: not draw.mirrored[1],
+}
+"""Whether a draw leaves something as it was."""
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_each_happens_as_often_as_it_should_and_none_with_it(name: str) -> None:
+    chances = {f"{name}_probability": 0.3}
+    chances |= {f"{name}_channel_probability": 0.5} if name in ("blur", "low_resolution") else {}
+    recipe = augmentation(0.0, **chances)
     draws = [draw_augmentation(np.random.default_rng(seed), recipe, (8, 8), 1) for seed in range(2000)]
-    assert np.mean([not draw.is_rigid for draw in draws]) == pytest.approx(0.2, abs=0.03)
-    assert np.mean([draw.gamma != (1.0,) for draw in draws]) == pytest.approx(0.3, abs=0.03)
-    assert np.mean([draw.mirrored for draw in draws], axis=0) == pytest.approx([0.5, 0.5], abs=0.04)
-    brighter = [draw.gamma[0] > 1 for draw in draws if draw.gamma != (1.0,)]
-    assert np.mean(brighter) == pytest.approx(0.5, abs=0.07)
+    expected = 0.15 if name in ("blur", "low_resolution") else 0.3
+    assert np.mean([not NEUTRAL[name](draw) for draw in draws]) == pytest.approx(expected, abs=0.03)
+    others = [other for other in NEUTRAL if other != name and {other, name} != {"rotation", "scaling"}]
+    assert all(NEUTRAL[other](draw) for other in others for draw in draws)
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "gamma", "gamma_inverted"])
+def test_factors_are_as_often_below_one_as_above(name: str) -> None:
+    recipe = augmentation(0.0, **{f"{name}_probability": 1.0})
+    factors = [
+        getattr(draw_augmentation(np.random.default_rng(seed), recipe, (8, 8), 1), name)[0] for seed in range(1000)
+    ]
+    assert np.mean(np.asarray(factors) > 1) == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_order_in_which_they_are_applied() -> None:
+    """All at once is each on its own in nnU-Net's order: noise, blur, brightness, contrast, low resolution, gammas."""
+    patch = (6, 7, 8)
+    changes: list[dict[str, object]] = [
+        {"noise_std": 0.1, "noise_seed": 3},
+        {"blur_sigmas": ((0.7, 0.8, 0.9),)},
+        {"brightness": (1.2,)},
+        {"contrast": (1.25,)},
+        {"resolution": (0.6,)},
+        {"gamma_inverted": (0.7,)},
+        {"gamma": (1.5,)},
+        {"mirrored": (True, False, True)},
+    ]
+    step_by_step = images = _images(1, 1, *patch)
+    for change in changes:
+        step_by_step = _change_images(step_by_step, **change)
+    together = {name: value for change in changes for name, value in change.items()}
+    assert_close(_change_images(images, **together), step_by_step)
+    backwards = images
+    for change in reversed(changes):
+        backwards = _change_images(backwards, **change)
+    assert not torch.allclose(backwards, step_by_step, atol=0.05)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,17 @@ import numpy as np
 import pytest
 
 from autoseg.core.errors import ArtefactError, TrainingError
+from autoseg.data.store import open_case, write_earlier
 from autoseg.train import sampling
+from autoseg.train.cascade import EarlierDraw, EarlierStage
 from autoseg.train.sampling import Batch, PatchSource, SamplingPlan, load_batches
 from tests.train.plans import augmentation, store
 
 SHAPE = (10, 11, 12)
 FAR_CORNER = (9, 10, 11)
+EARLIER_ALWAYS = {
+    f"earlier_{name}_probability": 1.0 for name in ("reshaping", "reshaping_class", "removal", "removal_class")
+}
 
 
 @pytest.fixture(scope="module")
@@ -221,3 +226,36 @@ def test_the_death_of_a_worker_is_named(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sampling, "MultiThreadedAugmenter", Dying)
     with pytest.raises(TrainingError, match=r"background workers must live .* the last checkpoint is intact"):
         next(load_batches(_source(folder, ("a",)), 0, 2))
+
+
+def _source_with_earlier(folder: Path, **changes: object) -> PatchSource:
+    """Return a source of two classes whose earlier stage said the number of each voxel, modulo 3."""
+    numbers = np.arange(1, np.prod(SHAPE) + 1).reshape(SHAPE)
+    properties = open_case(folder, "corners").properties
+    write_earlier(folder, properties, "3d_lowres", (numbers % 3).astype(np.uint8), (6, 6, 6), {})
+    return _source(folder, ("corners",), earlier=EarlierStage("3d_lowres", 2), **changes)
+
+
+@pytest.mark.parametrize("patch_size", [(6, 6, 6), (6, 8)])
+def test_the_prediction_of_an_earlier_stage_is_of_the_same_place(folder: Path, patch_size: tuple[int, ...]) -> None:
+    batch = _source_with_earlier(folder, patch_size=patch_size).batch(3)
+    assert batch.earlier is not None
+    assert batch.earlier.dtype == np.int16
+    assert np.array_equal(batch.earlier, batch.images[:, 0].astype(int) % 3)
+
+
+def test_what_happens_to_it_is_drawn_with_the_rest(folder: Path) -> None:
+    recipe = augmentation(0.0, rotation_probability=1.0, **EARLIER_ALWAYS)
+    batch = _source_with_earlier(folder, augmentation=recipe).batch(3)
+    assert batch.earlier is not None
+    assert batch.earlier.shape == batch.labels.shape
+    assert max(batch.earlier.shape[1:]) > 6
+    assert all(len(draw.earlier.reshaped) == len(draw.earlier.removed) == 2 for draw in batch.draws)
+    plain = _source(folder, ("corners",), augmentation=recipe).batch(3)
+    assert all(draw.earlier == EarlierDraw() for draw in plain.draws)
+
+
+def test_sides_that_are_told_apart_are_not_mirrored(folder: Path) -> None:
+    recipe = augmentation(0.0, mirror_probability=1.0)
+    batch = _source(folder, ("corners",), augmentation=recipe, mirror_axes=(0, 1)).batch(0)
+    assert all(draw.mirrored == (True, True, False) for draw in batch.draws)
