@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from autoseg.network.unet import ConvNorm, ResidualBlock, UNet
+from autoseg.network.unet import ConvNorm, InstanceNorm, ResidualBlock, UNet, place
 from tests.network.plans import ANISOTROPIC, FLAT, network_plan
 
 CASES = [
@@ -142,3 +142,39 @@ def test_a_network_that_only_predicts_leaves_coarser_outputs_alone() -> None:
 def test_the_same_seed_gives_the_same_weights() -> None:
     first, second = _network(ANISOTROPIC).state_dict(), _network(ANISOTROPIC).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(("change", "shape"), CASES)
+def test_on_a_cpu_channels_lie_last_and_nothing_else_changes(change: dict[str, object], shape: tuple[int, ...]) -> None:
+    plain, placed = _network(change), place(_network(change), torch.device("cpu"))
+    patches = _input(plain, shape)
+    assert {name: tensor.shape for name, tensor in placed.state_dict().items()} == {
+        name: tensor.shape for name, tensor in plain.state_dict().items()
+    }
+    kernels = [tensor for tensor in placed.state_dict().values() if tensor.ndim > 3 and min(tensor.shape[:2]) > 1]
+    assert kernels
+    assert all(kernel.stride(1) == 1 for kernel in kernels)
+    outputs, expected = placed.forward_all(patches), plain.forward_all(patches)
+    for output, wanted in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(output, wanted, rtol=1e-4, atol=1e-5)
+    for network, logits in ((plain, expected), (placed, outputs)):
+        torch.autograd.backward([entry.square().mean() for entry in logits])
+        assert all(parameter.grad is not None for parameter in network.parameters())
+    for found, wanted in zip(placed.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_each_channel_of_each_sample_is_normalised(channels_last: bool) -> None:
+    norm = InstanceNorm(3, 1e-5)
+    maps = 5 + 3 * torch.randn((2, 3, 4, 5, 6), generator=torch.Generator().manual_seed(0))
+    if channels_last:
+        maps = maps.contiguous(memory_format=torch.channels_last_3d)
+    normed = norm(maps)
+    assert normed.stride() == maps.stride()
+    torch.testing.assert_close(normed.mean((2, 3, 4)), torch.zeros(2, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(normed.var((2, 3, 4), correction=0), torch.ones(2, 3), atol=1e-4, rtol=0)
+    with torch.no_grad():
+        norm.weight.fill_(2)
+        norm.bias.fill_(-1)
+    torch.testing.assert_close(norm(maps), 2 * normed - 1)
