@@ -45,6 +45,7 @@ class TrainingRules(Record):
     gradient_clip: Positive
     foreground_fraction: Share
     dice_smoothing: Annotated[float, Field(ge=0)]
+    deep_supervision_decay: Annotated[float, Field(ge=0, le=1)]
 
 
 class Blueprint(Record):

@@ -187,6 +187,7 @@ class TrainingPlan(Record):
         gradient_clip: Largest norm of the gradient.
         foreground_fraction: Share of a batch that is centred on foreground.
         dice_smoothing: Added to numerator and denominator of the Dice loss.
+        deep_supervision_decay: Weight of a decoder output's loss as a share of that of the next finer one.
         augmentation: Probabilities and ranges.
     """
 
@@ -205,6 +206,7 @@ class TrainingPlan(Record):
     gradient_clip: float
     foreground_fraction: float
     dice_smoothing: float
+    deep_supervision_decay: float
     augmentation: AugmentationPlan
 
 

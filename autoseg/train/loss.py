@@ -4,59 +4,105 @@ Shape letters: B batch, K classes (index 0 is the background), R regions, ... sp
 and K where nothing is annotated: such voxels count nowhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 
-def dice_loss(
-    probabilities: Tensor, labels: Tensor, *, batch_dice: bool, smoothing: float, has_ignored: bool = False
-) -> Tensor:
+@dataclass(frozen=True)
+class Objective:
+    """What a network is to learn, at one resolution.
+
+    Attributes:
+        batch_dice: Pool the batch before dividing, instead of averaging the samples' Dice.
+        smoothing: Added to numerator and denominator of the Dice.
+        has_ignored: Whether labels may hold K.
+        regions: Class indices of each of R regions, every class but the background in one at least; empty where
+            outputs are classes that exclude each other.
+    """
+
+    batch_dice: bool
+    smoothing: float
+    has_ignored: bool = False
+    regions: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def is_mean_of_samples(self) -> bool:
+        """Whether the loss of a batch is the mean of its samples' losses, so that samples can be taken one by one."""
+        return not self.batch_dice and not self.has_ignored
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a batch that a loss is computed of. The losses of all parts, and their gradients, sum to the batch's.
+
+    Attributes:
+        share: Of the batch's samples.
+        total: Adds up a tensor over the parts that other processes compute at the same time; gradients stay those of
+            this part. Parts that are computed one after the other need an objective that is a mean of samples.
+    """
+
+    share: float
+    total: Callable[[Tensor], Tensor]
+
+    def once(self, pooled: Tensor) -> Tensor:
+        """Return a loss that all parts share: the part's share in value, the whole of its gradient."""
+        return pooled - (1 - self.share) * pooled.detach()
+
+
+WHOLE = Part(share=1.0, total=lambda tensor: tensor)
+"""All of a batch."""
+
+
+def dice_loss(probabilities: Tensor, labels: Tensor, objective: Objective, part: Part = WHOLE) -> Tensor:
     """Return one minus the mean soft Dice of the foreground classes.
 
     Args:
         probabilities: (B, K, ...) float32.
         labels: (B, ...) int64.
-        batch_dice: Pool the batch before dividing, instead of averaging the samples' Dice.
-        smoothing: Added to numerator and denominator.
-        has_ignored: Whether labels may hold K.
+        objective: Of classes that exclude each other.
+        part: Of the batch.
 
     Source:
         Milletari et al. 2016, arXiv:1606.04797; Isensee et al. 2021, Methods, loss function.
     """
     foreground = probabilities[:, 1:].flatten(2)
-    if has_ignored:
+    if objective.has_ignored:
         foreground = foreground * (labels.flatten(1) < probabilities.shape[1]).unsqueeze(1)
     classes = torch.arange(1, probabilities.shape[1], device=labels.device).view(1, -1, 1)
     truth = labels.flatten(1).unsqueeze(1) == classes
-    return _one_minus_dice(foreground, truth, batch_dice=batch_dice, smoothing=smoothing)
+    return _one_minus_dice(foreground, truth, objective, part)
 
 
-def _one_minus_dice(found: Tensor, truth: Tensor, *, batch_dice: bool, smoothing: float) -> Tensor:
+def _one_minus_dice(found: Tensor, truth: Tensor, objective: Objective, part: Part) -> Tensor:
     """Return one minus the mean soft Dice of masks, (B, masks, voxels)."""
-    pooled = (0, 2) if batch_dice else (2,)
-    overlap = (found * truth).sum(pooled)
-    volumes = found.sum(pooled) + truth.sum(pooled)
-    return 1 - ((2 * overlap + smoothing) / (volumes + smoothing)).mean()
+    pooled = (0, 2) if objective.batch_dice else (2,)
+    sums = torch.stack([(found * truth).sum(pooled), found.sum(pooled) + truth.sum(pooled)])
+    overlap, volumes = part.total(sums) if objective.batch_dice else sums
+    loss = 1 - ((2 * overlap + objective.smoothing) / (volumes + objective.smoothing)).mean()
+    return part.once(loss) if objective.batch_dice else part.share * loss
 
 
-def dice_and_cross_entropy(
-    logits: Tensor, labels: Tensor, *, batch_dice: bool, smoothing: float, has_ignored: bool = False
-) -> Tensor:
-    """Return the sum of Dice loss and mean cross-entropy over the annotated voxels, computed in float32."""
+def dice_and_cross_entropy(logits: Tensor, labels: Tensor, objective: Objective, part: Part = WHOLE) -> Tensor:
+    """Return the sum of Dice loss and mean cross-entropy over the annotated voxels, computed in float32.
+
+    Args:
+        logits: (B, K, ...), one per class; classes exclude each other.
+        labels: (B, ...) int64.
+        objective: Without regions.
+        part: Of the batch.
+    """
     log_probabilities = functional.log_softmax(logits.float(), dim=1)
-    if has_ignored:
+    if objective.has_ignored:
         num_classes = logits.shape[1]
         summed = functional.nll_loss(log_probabilities, labels, ignore_index=num_classes, reduction="sum")
-        cross_entropy = summed / (labels < num_classes).sum().clamp(min=1)
+        cross_entropy = summed / part.total((labels < num_classes).sum()).clamp(min=1)
     else:
-        cross_entropy = functional.nll_loss(log_probabilities, labels)
-    dice = dice_loss(
-        log_probabilities.exp(), labels, batch_dice=batch_dice, smoothing=smoothing, has_ignored=has_ignored
-    )
-    return cross_entropy + dice
+        cross_entropy = part.share * functional.nll_loss(log_probabilities, labels)
+    return cross_entropy + dice_loss(log_probabilities.exp(), labels, objective, part)
 
 
 def region_masks(labels: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
@@ -77,79 +123,67 @@ def annotated(labels: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
     return (labels < _num_classes(regions)).unsqueeze(1)
 
 
-def dice_and_binary_cross_entropy(
-    logits: Tensor, labels: Tensor, regions: Sequence[Sequence[int]], *, batch_dice: bool, smoothing: float
-) -> Tensor:
+def dice_and_binary_cross_entropy(logits: Tensor, labels: Tensor, objective: Objective, part: Part = WHOLE) -> Tensor:
     """Return the sum of Dice loss and mean binary cross-entropy over regions, in float32, where labels are annotated.
 
     Args:
         logits: (B, R, ...), one per region; regions do not exclude each other.
         labels: (B, ...) int64.
-        regions: See `region_masks`.
-        batch_dice: See `dice_loss`.
-        smoothing: See `dice_loss`.
+        objective: With regions.
+        part: Of the batch.
 
     Source:
         Isensee et al. 2020, nnU-Net for Brain Tumor Segmentation, arXiv:2011.00848, region-based training.
     """
-    truth, valid = region_masks(labels, regions), annotated(labels, regions)
+    truth = region_masks(labels, objective.regions)
     entropy = functional.binary_cross_entropy_with_logits(logits.float(), truth.float(), reduction="none")
-    mean_entropy = (entropy * valid).sum() / (valid.sum() * len(regions)).clamp(min=1)
-    found = logits.float().sigmoid() * valid
-    dice = _one_minus_dice(found.flatten(2), truth.flatten(2), batch_dice=batch_dice, smoothing=smoothing)
-    return mean_entropy + dice
+    found = logits.float().sigmoid()
+    if objective.has_ignored:
+        valid = annotated(labels, objective.regions)
+        num_decisions = part.total(valid.sum()) * len(objective.regions)
+        mean_entropy = (entropy * valid).sum() / num_decisions.clamp(min=1)
+        found = found * valid
+    else:
+        mean_entropy = part.share * entropy.mean()
+    return mean_entropy + _one_minus_dice(found.flatten(2), truth.flatten(2), objective, part)
 
 
 def _num_classes(regions: Sequence[Sequence[int]]) -> int:
     return 1 + max(max(members) for members in regions)
 
 
-def supervision_weights(num_outputs: int) -> list[float]:
-    """Return the weight of each decoder output, full resolution first: halved stage by stage, the coarsest left out.
+def supervision_weights(num_outputs: int, decay: float) -> tuple[float, ...]:
+    """Return the weight of each decoder output, full resolution first; the coarsest has none, unless it is alone.
 
-    A network with a single output keeps it.
+    Args:
+        num_outputs: Of the network.
+        decay: Weight of an output as a share of that of the next finer one.
 
     Source:
-        Isensee et al. 2021, Methods, deep supervision; rules/blueprint.toml [training.deep_supervision].
+        Isensee et al. 2021, Methods, deep supervision; rules/blueprint.toml [training.deep_supervision_decay].
     """
-    weights = [0.5**stage for stage in range(num_outputs)]
+    weights = [decay**stage for stage in range(num_outputs)]
     if num_outputs > 1:
         weights[-1] = 0.0
-    return [weight / sum(weights) for weight in weights]
+    return tuple(weight / sum(weights) for weight in weights)
 
 
 def supervised_loss(
-    logits: Sequence[Tensor],
-    labels: Tensor,
-    *,
-    batch_dice: bool,
-    smoothing: float,
-    has_ignored: bool = False,
-    regions: Sequence[Sequence[int]] = (),
+    logits: Sequence[Tensor], labels: Tensor, weights: Sequence[float], objective: Objective, part: Part = WHOLE
 ) -> Tensor:
-    """Return the weighted loss over all decoder outputs; labels shrink to each output's grid by nearest neighbour.
+    """Return the weighted loss over decoder outputs; labels shrink to each output's grid by nearest neighbour.
 
     Args:
-        logits: (B, K, ...) per decoder stage, full resolution first.
+        logits: (B, K, ...) or (B, R, ...) per decoder stage, full resolution first.
         labels: (B, ...) at full resolution.
-        batch_dice: See `dice_loss`.
-        smoothing: See `dice_loss`.
-        has_ignored: See `dice_loss`.
-        regions: Class indices of the region of each logit; empty where logits are of classes that exclude each other.
+        weights: Of each output; see `supervision_weights`.
+        objective: At each resolution.
+        part: Of the batch.
     """
+    of_output = dice_and_binary_cross_entropy if objective.regions else dice_and_cross_entropy
     total = logits[0].new_zeros((), dtype=torch.float32)
-    for weight, output in zip(supervision_weights(len(logits)), logits, strict=True):
+    for weight, output in zip(weights, logits, strict=True):
         if weight > 0:
-            size = output.shape[2:]
-            shrunk = functional.interpolate(labels.unsqueeze(1).float(), size=size, mode="nearest-exact")
-            target = shrunk.squeeze(1).long()
-            if regions:
-                loss = dice_and_binary_cross_entropy(
-                    output, target, regions, batch_dice=batch_dice, smoothing=smoothing
-                )
-            else:
-                loss = dice_and_cross_entropy(
-                    output, target, batch_dice=batch_dice, smoothing=smoothing, has_ignored=has_ignored
-                )
-            total = total + weight * loss
+            shrunk = functional.interpolate(labels.unsqueeze(1).float(), size=output.shape[2:], mode="nearest-exact")
+            total = total + weight * of_output(output, shrunk.squeeze(1).long(), objective, part)
     return total

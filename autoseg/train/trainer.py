@@ -8,14 +8,16 @@ from torch import Tensor, nn
 
 from autoseg.network.checkpoint import load_weights
 from autoseg.network.device import Precision, best_precision, choose_device, mixed_precision
-from autoseg.network.unet import UNet
+from autoseg.network.unet import UNet, place
+from autoseg.plan.accumulation import samples_at_once
 from autoseg.plan.schema import ConfigurationPlan, TrainingPlan
 from autoseg.train.agreement import class_counts, region_counts
 from autoseg.train.augment import AugmentationDraw, apply_augmentation
 from autoseg.train.cascade import earlier_channels
+from autoseg.train.distributed import ALONE, Team
 from autoseg.train.failure import not_finite
 from autoseg.train.initial import take_over
-from autoseg.train.loss import supervised_loss
+from autoseg.train.loss import Objective, Part, supervised_loss, supervision_weights
 from autoseg.train.record import TrainingState
 from autoseg.train.sampling import Batch
 
@@ -23,13 +25,24 @@ from autoseg.train.sampling import Batch
 class Trainer:
     """Learns from batches and judges others."""
 
-    def __init__(self, recipe: TrainingPlan, configuration: ConfigurationPlan, device: str, seed: int) -> None:
+    def __init__(
+        self, recipe: TrainingPlan, configuration: ConfigurationPlan, device: str, seed: int, team: Team = ALONE
+    ) -> None:
         self.recipe = recipe
         self.configuration = configuration
         self.device = choose_device(device)
         self.precision: Precision = best_precision(self.device)
+        self.team = team
+        self.objective = Objective(
+            batch_dice=configuration.batch_dice,
+            smoothing=recipe.dice_smoothing,
+            has_ignored=configuration.has_ignored,
+            regions=configuration.regions,
+        )
+        self.weights = supervision_weights(len(configuration.network.decoder_convs), recipe.deep_supervision_decay)
+        self.samples_at_once = samples_at_once(configuration, is_cpu=self.device.type == "cpu")
         torch.manual_seed(seed)
-        self.network = UNet(configuration.network).to(self.device)
+        self.network = place(UNet(configuration.network), self.device)
         self.averaged = copy.deepcopy(self.network) if self.recipe.weight_average_decay > 0 else None
         self.optimizer = _optimizer(self.network, self.recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
@@ -76,22 +89,19 @@ class Trainer:
         return images, torch.stack(on_device, dim=1)
 
     def step(self, batch: Batch, rate: float, step: int) -> Tensor:
-        """Learn from a batch; return its loss.
+        """Learn from a batch, or with others from this process's part of it; return the loss of the whole.
 
         Raises:
-            TrainingError: If loss or gradient is not finite, in full precision; half precision skips such steps.
+            TrainingError: If loss or gradient is not finite, in full precision; half precision skips such steps. Or if
+                another process has ended.
         """
         images, maps = self.to_device(batch)
         images, maps = apply_augmentation(images, maps, batch.draws, self.configuration.patch_size)
-        images = self._with_earlier(_blank_outside(images, maps[:, 0], self.configuration), maps, batch.draws)
         labels = maps[:, 0]
+        images = self._with_earlier(_blank_outside(images, labels, self.configuration), maps, batch.draws)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.network.train()
-        with mixed_precision(self.device, self.precision):
-            logits = self.network.forward_all(images)
-        loss = self._loss(logits, labels)
-        torch.autograd.backward(self.scaler.scale(loss))
+        loss = self._accumulate(images, labels)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
         if not self.scaler.is_enabled() and not (torch.isfinite(loss) and torch.isfinite(norm)):
@@ -100,11 +110,31 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        self._average(step)
+        return loss
+
+    def _accumulate(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Sum up the gradients of a batch, as many samples at once as suit the device; return its loss."""
+        self.network.train()
+        loss = torch.zeros((), device=self.device)
+        parts = (torch.split(tensor, self.samples_at_once) for tensor in (images, labels))
+        for some_images, some_labels in zip(*parts, strict=True):
+            with mixed_precision(self.device, self.precision):
+                logits = self.network.forward_all(some_images)
+            part = Part(len(some_images) / self.configuration.batch_size, self.team.total)
+            partial = supervised_loss(logits, some_labels.clamp(min=0), self.weights, self.objective, part)
+            torch.autograd.backward(self.scaler.scale(partial))
+            loss += partial.detach()
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        self.team.add_up([*gradients, loss])
+        return loss
+
+    def _average(self, step: int) -> None:
+        """Move the average of the weights towards the weights."""
         if self.averaged is not None:
             decay = min(self.recipe.weight_average_decay, (1 + step) / (self.recipe.weight_average_ramp_steps + step))
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
-        return loss.detach()
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -117,7 +147,7 @@ class Trainer:
         network = self.final_network.eval()
         with mixed_precision(self.device, self.precision):
             logits = network(images)
-        loss = self._loss([logits], labels)
+        loss = supervised_loss([logits], labels.clamp(min=0), (1.0,), self.objective)
         truth, regions = labels.clamp(min=0).long(), self.configuration.regions
         return loss, region_counts(logits, truth, regions) if regions else class_counts(logits, truth)
 
@@ -128,16 +158,6 @@ class Trainer:
         num_foreground = self.configuration.num_earlier_channels
         earlier = earlier_channels(maps[:, 1], [draw.earlier for draw in draws], num_foreground)
         return torch.cat((images, earlier.to(images.dtype)), dim=1)
-
-    def _loss(self, logits: list[Tensor], labels: Tensor) -> Tensor:
-        return supervised_loss(
-            logits,
-            labels.clamp(min=0),
-            batch_dice=self.configuration.batch_dice,
-            smoothing=self.recipe.dice_smoothing,
-            has_ignored=self.configuration.has_ignored,
-            regions=self.configuration.regions,
-        )
 
 
 def _optimizer(network: UNet, recipe: TrainingPlan) -> torch.optim.Optimizer:

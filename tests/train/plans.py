@@ -54,6 +54,7 @@ def training(**changes: object) -> TrainingPlan:
         "gradient_clip": 12.0,
         "foreground_fraction": 0.33,
         "dice_smoothing": 1e-5,
+        "deep_supervision_decay": 0.5,
         "augmentation": augmentation(0.1),
     }
     return TrainingPlan.model_validate({**plan().training.model_dump(), **recipe, **changes})
