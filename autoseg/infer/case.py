@@ -1,20 +1,21 @@
 """One prepared scan becomes a label map."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from autoseg.core.errors import PredictionError
 from autoseg.core.geometry import Shape, Spacing
+from autoseg.core.stopwatch import Stopwatch
 from autoseg.data.image import Image, LabelImage
-from autoseg.infer.export import decide_classes, output_orders, restore_label
+from autoseg.infer.export import Observe, Place, decide_classes, output_orders, restore_label
 from autoseg.infer.merging import Shelter
 from autoseg.infer.tiles import Computing, Tiling, predict_parts, sweep_order
 from autoseg.network.cascade import ReadsEarlierStage
@@ -63,6 +64,19 @@ class Settings:
     scratch: Path | None = None
 
 
+@dataclass(frozen=True)
+class Onlooker:
+    """Who sees what comes about while a scan is segmented.
+
+    Attributes:
+        observe: Is shown the logits of every part of the cropped box, on the grid before resampling.
+        stopwatch: Is told what the networks take (`network`), and in a cascade the stages before (`earlier stage`).
+    """
+
+    observe: Observe | None = None
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+
 def default_settings(device: torch.device, configuration: ConfigurationPlan) -> Settings:
     """Return mirroring, the fastest precision of the device, and on a GPU the batch that fits it in training."""
     batch_size = configuration.batch_size if device.type == "cuda" else 1
@@ -76,7 +90,11 @@ def prepare_scan(image: Image, model: Model, name: str) -> Prepared:
 
 
 def segment(
-    prepared: Prepared, model: Model, settings: Settings, report: Callable[[float], None] = lambda _: None
+    prepared: Prepared,
+    model: Model,
+    settings: Settings,
+    report: Callable[[float], None] = lambda _: None,
+    onlooker: Onlooker | None = None,
 ) -> LabelImage:
     """Return the label map of a prepared scan on its original grid.
 
@@ -85,17 +103,22 @@ def segment(
         model: Networks and plan.
         settings: Device, precision, mirroring, batch.
         report: Called with every further share of the work that is done; the shares sum to 1.
+        onlooker: Sees what comes about on the way.
 
     Raises:
         PredictionError: If the networks' output is no number.
     """
     properties = prepared.properties
-    indices = predict_classes(prepared, model, settings, report)
+    indices = predict_classes(prepared, model, settings, report, onlooker)
     return LabelImage(restore_label(indices, properties, model.plan.labels), properties.geometry)
 
 
 def predict_classes(
-    prepared: Prepared, model: Model, settings: Settings, report: Callable[[float], None] = lambda _: None
+    prepared: Prepared,
+    model: Model,
+    settings: Settings,
+    report: Callable[[float], None] = lambda _: None,
+    onlooker: Onlooker | None = None,
 ) -> NDArray[np.uint8 | np.uint16]:
     """Return the class index of every voxel of the box that was cropped from a scan, (Z, Y, X), transposed axes.
 
@@ -104,17 +127,20 @@ def predict_classes(
     Raises:
         PredictionError: If the networks' output is no number.
     """
+    onlooker = onlooker or Onlooker()
     if model.earlier is None:
-        return _classes_seen(prepared, model, settings, report)
+        return _classes_seen(prepared, model, settings, report, onlooker)
     assert prepared.earlier is not None
     voxels = math.prod(prepared.earlier.properties.stored_shape), math.prod(prepared.properties.stored_shape)
     earlier_part, own_part = (partial(_report_part, report, number / sum(voxels)) for number in voxels)
     grid = prepared.properties.stored_shape, model.configuration.spacing
-    earlier = predict_classes_on(grid, prepared.earlier, model.earlier, settings, earlier_part)
+    with onlooker.stopwatch.measure("earlier stage"):
+        earlier = predict_classes_on(grid, prepared.earlier, model.earlier, settings, earlier_part)
     seen = np.concatenate([prepared.array, earlier[None].astype(np.float32)])
     num_foreground = model.plan.labels.num_classes - 1
     networks = tuple(ReadsEarlierStage(network, num_foreground).eval() for network in model.networks)
-    return _classes_seen(replace(prepared, array=seen), replace(model, networks=networks), settings, own_part)
+    own = replace(prepared, array=seen), replace(model, networks=networks)
+    return _classes_seen(*own, settings, own_part, onlooker)
 
 
 def predict_classes_on(
@@ -142,7 +168,7 @@ def predict_classes_on(
 
 
 def _classes_seen(
-    prepared: Prepared, model: Model, settings: Settings, report: Callable[[float], None]
+    prepared: Prepared, model: Model, settings: Settings, report: Callable[[float], None], onlooker: Onlooker
 ) -> NDArray[np.uint8 | np.uint16]:
     """Return the class indices that the networks find in what is prepared, on the grid before resampling."""
     configuration, properties = model.configuration, prepared.properties
@@ -163,12 +189,25 @@ def _classes_seen(
     orders = output_orders(properties, configuration.spacing, configuration.resampling)
     swept = [tuple(sizes[axis] for axis in order) for sizes in (stored, properties.cropped_shape, orders)]
     try:
-        classes = decide_classes(parts, swept[0], swept[1], swept[2], model.plan.labels.painted)
+        classes = decide_classes(
+            onlooker.stopwatch.timed("network", parts),
+            swept[0],
+            swept[1],
+            swept[2],
+            model.plan.labels.painted,
+            None if onlooker.observe is None else partial(_observe_swept, onlooker.observe, order),
+        )
         return classes.transpose(np.argsort(order))
     except FloatingPointError as error:
         raise PredictionError(
             f"{properties.name}: {error}, in {settings.precision}. Predict in float32, or train the network again."
         ) from None
+
+
+def _observe_swept(observe: Observe, order: Sequence[int], place: Place, logits: Tensor) -> None:
+    """Show a part of a sweep with its axes in the order of the scan's."""
+    first, second, third = (place[axis] for axis in np.argsort(order))
+    observe((first, second, third), logits.permute(0, *(1 + int(axis) for axis in np.argsort(order))))
 
 
 def _report_part(report: Callable[[float], None], part: float, share: float) -> None:

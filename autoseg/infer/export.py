@@ -1,11 +1,11 @@
 """Logits become a label map on the grid of the scan, part by part, so that no array holds all classes of all voxels."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +27,13 @@ BLOCK_ROWS = 32
 """Rows of such a block, where as many are ready."""
 
 
+Place: TypeAlias = tuple[slice, slice, slice]
+"""A part of the result, (z, y, x)."""
+
+Observe: TypeAlias = Callable[[Place, Tensor], None]
+"""Is shown each part of the result with its resampled logits, (outputs, z, y, x)."""
+
+
 def output_orders(properties: CaseProperties, spacing: Sequence[float], plan: ResamplingPlan) -> tuple[int, ...]:
     """Return the spline order per axis that brings network outputs back to the spacing before resampling.
 
@@ -41,7 +48,12 @@ def output_orders(properties: CaseProperties, spacing: Sequence[float], plan: Re
 
 
 def decide_classes(
-    parts: Iterable[Part], stored: Shape, shape: Shape, orders: Sequence[int], painted: Sequence[int] = ()
+    parts: Iterable[Part],
+    stored: Shape,
+    shape: Shape,
+    orders: Sequence[int],
+    painted: Sequence[int] = (),
+    observe: Observe | None = None,
 ) -> NDArray[np.uint8 | np.uint16]:
     """Return the class at every voxel: the one with the highest resampled logit, the lower one in a tie.
 
@@ -54,6 +66,7 @@ def decide_classes(
         shape: Of the result, (z, y, x).
         orders: Spline order per axis.
         painted: Class index that each region paints; empty where outputs are classes.
+        observe: Is shown every part, each once.
 
     Raises:
         FloatingPointError: If a logit is not a number.
@@ -73,6 +86,9 @@ def decide_classes(
                 near = slice(needed.start - first_column, needed.stop - first_column)
                 part = window[:, :, near, axes[2].needed(lines)]
                 matrices = [axis.block(place) for axis, place in zip(axes, (rows, across, lines), strict=True)]
+                if observe is not None:
+                    part, matrices = _resampled(part, matrices), [None, None, None]
+                    observe((rows, across, lines), part)
                 classes[rows, across, lines] = (
                     _painted(part, matrices, painted) if painted else _winners(part, matrices, is_convex=is_convex)
                 )
