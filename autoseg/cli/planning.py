@@ -57,6 +57,17 @@ def plan(
         typer.Option(metavar="Z,Y,X", help="Patch in voxels; Y,X sets that of 2d."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Patches per step; the patch shrinks until they fit.")] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            parser=opt.parse_duration,
+            metavar="TIME",
+            help="Time of one training on this machine to make the most of: 30m, 8h.",
+        ),
+    ] = None,
+    configuration: Annotated[
+        str | None, typer.Option("--configuration", "-c", help="That the budget is for. [default: as in train]")
+    ] = None,
     fingerprint: Annotated[
         Path | None,
         typer.Option(help="Plan from this fingerprint, ours or nnU-Net's, without any image; needs --dataset."),
@@ -82,7 +93,10 @@ def plan(
     Presets: residual (the default), plain, residual-m, residual-l, residual-xl, cpu; `autoseg rules` lists them.
     """
     place = Workspace(workspace)
-    options = pipeline.PlanOptions(preset, rules, _overrides(spacing, patch_size, batch_size, gpu_memory))
+    time = (
+        None if budget is None else pipeline.AskedTime(seconds=budget, covers="a training", configuration=configuration)
+    )
+    options = pipeline.PlanOptions(preset, rules, _overrides(spacing, patch_size, batch_size, gpu_memory), time)
     if fingerprint is not None or dataset is not None:
         planned, seen = _plan_without_images(fingerprint, dataset, options, place)
     elif source is not None:
@@ -108,7 +122,7 @@ def plan(
         tables.show_costs(planned, pipeline.costs_here(place, planned, seen, load_rulebook(rules)))
         out.print(f"\nWrote {place.plan}. Why: autoseg plan --explain{opt.same_workspace(workspace)}")
         if fingerprint is None:
-            out.print(f"Next: autoseg train --fold 0{opt.same_workspace(workspace)}")
+            out.print(f"Next: autoseg train --fold 0{_same_time(place)}{opt.same_workspace(workspace)}")
 
 
 def rules(
@@ -116,6 +130,15 @@ def rules(
 ) -> None:
     """List the constants of all rules, with reasons."""
     out.print(list_rules(load_rulebook(overlay)), markup=False)
+
+
+def _same_time(workspace: Workspace) -> str:
+    """Return the options that train for the time that the plan of a workspace was made for."""
+    time = pipeline.Planning.load(workspace.planning).time if workspace.planning.exists() else None
+    if time is None or time.covers != "a training":
+        return ""
+    chosen = "" if time.configuration is None else f" --configuration {time.configuration}"
+    return f"{chosen} --budget {time.seconds:g}s"
 
 
 def _overrides(

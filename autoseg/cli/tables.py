@@ -32,6 +32,11 @@ def show_plan(plan: Plan) -> None:
     names = list(plan.configurations)
     rows = [(title, *(text(plan.configurations[name]) for name in names)) for title, text in _PLAN_ROWS]
     show_table(f"Plan of {plan.dataset}, preset {plan.preset}", ("", *names), rows)
+    recipe = plan.training
+    out.print(
+        f"A training: {recipe.num_epochs} epochs of {recipe.steps_per_epoch} steps, {recipe.validation_steps} more to"
+        " watch."
+    )
 
 
 def _numbers(values: Sequence[float], separator: str = " x ") -> str:
@@ -71,8 +76,10 @@ _COST_ROWS: tuple[tuple[str, Callable[[ConfigurationCosts], str]], ...] = (
     ("memory, training", lambda found: _size(found.training.total)),
     ("memory, training on a GPU", lambda found: _size(found.training_on_gpu.total)),
     ("memory, prediction", lambda found: _size(found.prediction.total)),
+    ("a training step", lambda found: f"{found.step_s:.2g} s"),
     ("an epoch", lambda found: duration(found.epoch_s)),
-    ("a fold", lambda found: duration(found.fold_s)),
+    ("a training", lambda found: duration(found.training_s)),
+    ("a fold, with its held-out scans", lambda found: duration(found.fold_s)),
     ("all folds", lambda found: duration(found.cross_validation_s)),
     ("a scan of median size", lambda found: duration(found.scan_s)),
     ("disk, preprocessed, at most", lambda found: _size(found.preprocessed_bytes)),
@@ -125,6 +132,8 @@ def show_run(result: RunResult) -> None:
     """Print what a run has reached, and where its time went."""
     folds = ", ".join(str(fold) for fold in result.folds)
     show_evaluation(f"{result.dataset}, {result.configuration}, held-out cases of fold {folds}", result.evaluation)
+    if not result.mirror:
+        out.print("Predicted without mirror images, for the budget. Why: autoseg plan --explain mirror_held_out")
     out.print()
     show_seconds(result)
 

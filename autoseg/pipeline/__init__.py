@@ -5,7 +5,9 @@ from autoseg.pipeline.full_run import CPU_PRESET, RunRequest, RunResult, run
 from autoseg.pipeline.heldout import score_held_out
 from autoseg.pipeline.prediction import ModelChoice, predict
 from autoseg.pipeline.prepare import (
+    AskedTime,
     DataOptions,
+    Planning,
     PlanOptions,
     check,
     choose_configuration,
@@ -18,9 +20,11 @@ from autoseg.pipeline.training import TrainingLength, num_loaders, train, traini
 
 __all__ = [
     "CPU_PRESET",
+    "AskedTime",
     "DataOptions",
     "ModelChoice",
     "PlanOptions",
+    "Planning",
     "RunRequest",
     "RunResult",
     "TrainingLength",

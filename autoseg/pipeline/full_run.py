@@ -7,25 +7,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-
-from autoseg.core.artefact import Artefact, digest_of
-from autoseg.core.errors import PlanError
+from autoseg.core.artefact import Artefact
 from autoseg.core.progress import Progress
 from autoseg.core.workspace import Workspace
-from autoseg.data.dataset import Dataset
-from autoseg.data.image import read_image
 from autoseg.data.splits import Splits
 from autoseg.evaluate.scores import Evaluation
-from autoseg.infer.case import Model, default_settings
-from autoseg.infer.predictor import Predictor
 from autoseg.network.device import choose_device
-from autoseg.network.unet import UNet
+from autoseg.pipeline.allocation import Allocation, BudgetedRun, allocate, plan_for_time
+from autoseg.pipeline.fitting import fit_to_device
 from autoseg.pipeline.heldout import score_held_out
 from autoseg.pipeline.prediction import ModelChoice
-from autoseg.pipeline.prepare import DataOptions, PlanOptions, choose_configuration, plan, preprocess
+from autoseg.pipeline.prepare import (
+    AskedTime,
+    DataOptions,
+    PlanOptions,
+    choose_configuration,
+    load_plan,
+    plan,
+    preprocess,
+)
 from autoseg.pipeline.training import TrainingLength, load_split, num_loaders, train, training_length
-from autoseg.plan.schema import ConfigurationName, Plan
+from autoseg.plan.schema import ConfigurationName
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.loop import TrainingRequest
 
@@ -33,12 +35,6 @@ log = logging.getLogger(__name__)
 
 CPU_PRESET = "cpu"
 """What `run` plans for where there is no GPU and no preset was named."""
-
-PREDICTION_MARGIN = 1.5
-"""Factor on the probed time of predicting and scoring held-out cases."""
-
-SHORTEST_TRAINING_S = 20.0
-"""Below this, a training says nothing."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +75,7 @@ class RunResult(Artefact):
         folds: That were trained.
         evaluation: Of the held-out cases of these folds.
         seconds: Wall time per stage; of training, all its runs together.
+        mirror: Whether the held-out cases were averaged over their mirror images.
     """
 
     dataset: str
@@ -86,18 +83,7 @@ class RunResult(Artefact):
     folds: tuple[int, ...]
     evaluation: Evaluation
     seconds: dict[str, float]
-
-
-class Allocation(Artefact):
-    """How a run shares out its budget; kept, so that a run that was broken off goes on with the same shares.
-
-    Attributes:
-        training_s: For each fold, in seconds.
-        prediction_s: Set aside for the held-out cases of each fold, in seconds.
-    """
-
-    training_s: float
-    prediction_s: float
+    mirror: bool = True
 
 
 @dataclass
@@ -128,109 +114,89 @@ def run(workspace: Workspace, request: RunRequest, progress: Progress, hooks: Ho
         AutosegError: Of the stage that fails.
     """
     watch = _Stopwatch()
-    device = choose_device(request.device)
-    planning = request.planning
-    if planning.preset is None and device.type == "cpu":
-        planning = replace(planning, preset=CPU_PRESET)
+    num_workers = request.data.num_workers
     with watch.measure("check and plan"):
-        planned = plan(request.source, workspace, request.data, planning, progress)
+        planned = plan(request.source, workspace, request.data, _planning(request), progress)
     configuration = choose_configuration(planned, request.configuration)
     folds = request.folds if request.folds is not None else tuple(range(len(Splits.load(workspace.splits).folds)))
     for fold in folds:
         load_split(workspace, fold)
+    with watch.measure("preprocess"):
+        preprocess(workspace, configuration, num_workers, progress)
+    length = training_length(planned, request.num_epochs, request.budget_s)
+    mirror = True
+    if request.budget_s is not None:
+        timed = BudgetedRun(configuration, folds, request.device, request.seed, request.budget_s, watch.elapsed_s)
+        shares = _prepare_in_time(workspace, timed, num_workers, progress, watch)
+        length, mirror = TrainingLength(None, shares.training_s), shares.mirror
     log.info(
         "Planned for %s with the preset %s. Training %s, fold %s.",
-        device,
+        choose_device(request.device),
         planned.preset,
         configuration,
         ", ".join(str(fold) for fold in folds),
     )
-    with watch.measure("preprocess"):
-        preprocess(workspace, configuration, request.data.num_workers, progress)
-    length = training_length(planned, request.num_epochs, request.budget_s)
-    if request.budget_s is not None:
-        shares = _allocate(workspace, planned, configuration, folds, request, watch)
-        length = TrainingLength(None, shares.training_s)
     for fold in folds:
-        training = TrainingRequest(
-            configuration=configuration,
-            fold=fold,
-            num_epochs=length.num_epochs,
-            budget_s=length.budget_s,
-            device=request.device,
-            seed=request.seed,
-            num_workers=num_loaders(request.device, request.data.num_workers),
-            restart=False,
-            init_from=request.init_from,
-        )
-        record = train(workspace, training, request.data.num_workers, progress, hooks)
+        training = _training(request, configuration, fold, length)
+        record = train(workspace, training, num_workers, progress, hooks)
         watch.seconds["train"] = watch.seconds.get("train", 0.0) + record.seconds
     with watch.measure("predict and score held-out cases"):
-        model = ModelChoice(configuration, folds, request.device, mirror=True)
-        evaluation = score_held_out(workspace, model, request.data.num_workers, progress)
+        model = ModelChoice(configuration, folds, request.device, mirror)
+        evaluation = score_held_out(workspace, model, num_workers, progress)
     result = RunResult(
         dataset=planned.dataset,
         configuration=configuration,
         folds=folds,
         evaluation=evaluation,
+        mirror=mirror,
         seconds=watch.seconds,
     )
     result.save(workspace.run)
     return result
 
 
-def _allocate(
-    workspace: Workspace,
-    planned: Plan,
-    configuration: ConfigurationName,
-    folds: tuple[int, ...],
-    request: RunRequest,
-    watch: _Stopwatch,
+def _planning(request: RunRequest) -> PlanOptions:
+    """Return how a run is planned: with the preset that suits the device if none is named, and for its budget."""
+    options = request.planning
+    if options.preset is None and choose_device(request.device).type == "cpu":
+        options = replace(options, preset=CPU_PRESET)
+    if request.budget_s is None:
+        return options
+    time = AskedTime(
+        seconds=request.budget_s,
+        covers="a run",
+        configuration=request.configuration,
+        folds=request.folds,
+        device=request.device,
+    )
+    return replace(options, time=time)
+
+
+def _prepare_in_time(
+    workspace: Workspace, timed: BudgetedRun, num_workers: int, progress: Progress, watch: _Stopwatch
 ) -> Allocation:
-    """Return what each training may take: the budget, less what is spent and what prediction will take.
-
-    Raises:
-        PlanError: If nothing worth the name is left for training.
-    """
-    budget_s = request.budget_s or 0.0
-    made_from = {
-        "plan": planned.digest(),
-        "request": digest_of([budget_s, folds, configuration, request.device, request.seed]),
-    }
-    if workspace.allocation.exists():
-        kept = Allocation.load(workspace.allocation)
-        if kept.made_from == made_from:
-            return kept
-    held_out = sum(len(load_split(workspace, fold).validation) for fold in folds)
-    prediction_s = PREDICTION_MARGIN * held_out * _probe_prediction_s(workspace, planned, configuration, request.device)
-    training_s = (budget_s - watch.elapsed_s() - prediction_s) / len(folds)
-    if training_s < SHORTEST_TRAINING_S:
-        needed = watch.elapsed_s() + prediction_s + SHORTEST_TRAINING_S * len(folds)
-        raise PlanError(
-            f"--budget: must leave {SHORTEST_TRAINING_S:.0f} s for each of {len(folds)} trainings, got"
-            f" {training_s:.0f} s. Give at least {needed:.0f} s, or fewer --folds."
-        )
-    log.info("Of %.0f s, each training gets %.0f s; prediction %.0f s in all.", budget_s, training_s, prediction_s)
-    shares = Allocation(made_from=made_from, training_s=training_s, prediction_s=prediction_s / len(folds))
-    shares.save(workspace.allocation)
-    return shares
+    """Plan again for the time that is left once all cases are preprocessed, and share it out."""
+    with watch.measure("plan for the time"):
+        plan_for_time(workspace, timed)
+    with watch.measure("preprocess"):
+        preprocess(workspace, timed.configuration, num_workers, progress)
+    with watch.measure("plan for the time"):
+        fit_to_device(workspace, timed.configuration, timed.device)
+        return allocate(workspace, load_plan(workspace), timed)
 
 
-def _probe_prediction_s(
-    workspace: Workspace, planned: Plan, configuration: ConfigurationName, device_name: str
-) -> float:
-    """Return the seconds that predicting a case takes, measured on the one of median size with an untrained network."""
-    dataset = Dataset.load(workspace.dataset)
-    by_size = sorted(dataset.cases, key=lambda case: Path(case.images[0]).stat().st_size)
-    case = by_size[len(by_size) // 2]
-    device = choose_device(device_name)
-    chosen = planned.configurations[configuration]
-    network = UNet(chosen.network).to(device).eval()
-    predictor = Predictor(Model(planned, chosen, (network,)), default_settings(device, chosen))
-    image = read_image([Path(path) for path in case.images])
-    predictor.predict(image)
-    began = time.monotonic()
-    predictor.predict(image)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.monotonic() - began
+def _training(
+    request: RunRequest, configuration: ConfigurationName, fold: int, length: TrainingLength
+) -> TrainingRequest:
+    """Return the request for the training of one fold."""
+    return TrainingRequest(
+        configuration=configuration,
+        fold=fold,
+        num_epochs=length.num_epochs,
+        budget_s=length.budget_s,
+        device=request.device,
+        seed=request.seed,
+        num_workers=num_loaders(request.device, request.data.num_workers),
+        restart=False,
+        init_from=request.init_from,
+    )

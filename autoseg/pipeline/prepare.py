@@ -2,10 +2,11 @@
 
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-from autoseg.core.artefact import Artefact, digest_of
+from autoseg.core.artefact import Artefact, Record, digest_of
 from autoseg.core.errors import ArtefactError, DatasetError, PlanError
 from autoseg.core.progress import Progress
 from autoseg.core.workspace import Workspace
@@ -13,7 +14,10 @@ from autoseg.data.check import CheckReport, check_dataset
 from autoseg.data.dataset import Dataset, open_dataset
 from autoseg.data.splits import make_splits
 from autoseg.fingerprint import Fingerprint, extract_fingerprint
-from autoseg.plan.overrides import Overrides
+from autoseg.pipeline.timing import Timing, time_plan
+from autoseg.plan.budget import TimeBudget
+from autoseg.plan.decisions import Reasons
+from autoseg.plan.overrides import Overrides, apply_overrides
 from autoseg.plan.planner import DatasetDescription, make_plan
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationName, Decision, Plan
@@ -39,6 +43,24 @@ class DataOptions:
     num_workers: int
 
 
+class AskedTime(Record):
+    """Time that a plan is asked for.
+
+    Attributes:
+        seconds: Of wall time.
+        covers: Whether that is for one training, or for a whole run with its predictions.
+        configuration: That is trained; None for the usual one.
+        folds: That are trained in a run; None for all.
+        device: That trains; see `choose_device`.
+    """
+
+    seconds: float
+    covers: Literal["a training", "a run"]
+    configuration: str | None = None
+    folds: tuple[int, ...] | None = None
+    device: str = "auto"
+
+
 @dataclass(frozen=True)
 class PlanOptions:
     """How a dataset is planned.
@@ -47,11 +69,13 @@ class PlanOptions:
         preset: Entry of `rules/presets.toml`; None for the default one.
         rules: Folder whose files replace single entries of the rules; None for none.
         overrides: Values that the user sets.
+        time: To make the most of; None plans for memory alone.
     """
 
     preset: str | None
     rules: Path | None
     overrides: Overrides = field(default_factory=Overrides)
+    time: AskedTime | None = None
 
 
 class Planning(Artefact):
@@ -61,17 +85,21 @@ class Planning(Artefact):
         preset: Entry of `rules/presets.toml`; None for the default one.
         rules: Folder of rules that replace others; None for none.
         overrides: Values that the user set.
+        time: To make the most of.
+        timing: What that led to on a device; None until it was timed.
         proved: The memory, in GB, for which training steps fit the device, where they did not at first.
     """
 
     preset: str | None
     rules: Path | None
     overrides: Overrides
+    time: AskedTime | None = None
+    timing: Timing | None = None
     proved: Decision | None = None
 
     def is_as_asked(self, other: "Planning") -> bool:
         """Return whether both were asked for in the same way, of the same dataset."""
-        return self.model_copy(update={"proved": other.proved}) == other
+        return self.model_copy(update={"timing": other.timing, "proved": other.proved}) == other
 
 
 def check(source: Path, workspace: Workspace, options: DataOptions, progress: Progress) -> tuple[Dataset, CheckReport]:
@@ -123,11 +151,9 @@ def plan(
     folds = load_rulebook(plan_options.rules).empirical.cross_validation
     splits = make_splits(groups, options.num_folds or folds.num_folds, folds.seed)
     splits = splits.model_copy(update={"made_from": made_from})
-    rules = plan_options.rules.resolve() if plan_options.rules is not None else None
-    asked = Planning(made_from=made_from, preset=plan_options.preset, rules=rules, overrides=plan_options.overrides)
-    known = _up_to_date(Planning, workspace.planning, made_from)
-    if known is not None and known.is_as_asked(asked):
-        asked = known
+    asked = _asked(plan_options, made_from, _up_to_date(Planning, workspace.planning, made_from))
+    if asked.time is not None and asked.time.covers == "a training" and asked.timing is None:
+        asked = timed(asked, fingerprint, dataset, training_budget(asked.time, plan_asked(fingerprint, dataset, asked)))
     planned = plan_asked(fingerprint, dataset, asked)
     asked.save(workspace.planning)
     splits.save(workspace.splits)
@@ -141,16 +167,56 @@ def plan_from(fingerprint: Fingerprint, dataset: DatasetDescription, options: Pl
     Raises:
         PlanError: If no plan satisfies the rules.
     """
-    return make_plan(fingerprint, dataset, load_rulebook(options.rules), options.preset, options.overrides)
+    asked = _asked(options, {}, None)
+    planned = plan_asked(fingerprint, dataset, asked)
+    if asked.time is None:
+        return planned
+    return plan_asked(fingerprint, dataset, timed(asked, fingerprint, dataset, training_budget(asked.time, planned)))
 
 
 def plan_asked(fingerprint: Fingerprint, dataset: DatasetDescription, asked: Planning) -> Plan:
-    """Return the plan that was asked for, made for the memory that a device has proved where there is one."""
+    """Return the plan that was asked for, made for the time and the memory that a device has shown where there are."""
+    overrides = asked.overrides
+    if asked.proved is not None:
+        overrides = overrides.model_copy(update={"gpu_memory_gb": asked.proved.value})
+    choice = asked.timing.choice if asked.timing is not None else None
+    planned = make_plan(fingerprint, dataset, load_rulebook(asked.rules), asked.preset, overrides, choice)
     if asked.proved is None:
-        return plan_from(fingerprint, dataset, PlanOptions(asked.preset, asked.rules, asked.overrides))
-    overrides = asked.overrides.model_copy(update={"gpu_memory_gb": asked.proved.value})
-    planned = plan_from(fingerprint, dataset, PlanOptions(asked.preset, asked.rules, overrides))
+        return planned
     return planned.model_copy(update={"decisions": (asked.proved, *planned.decisions)})
+
+
+def timed(asked: Planning, fingerprint: Fingerprint, dataset: DatasetDescription, budget: TimeBudget) -> Planning:
+    """Return how to plan so that a budget of time buys the most on a device, which is timed for some seconds.
+
+    Raises:
+        PlanError: If the time is too short for any plan.
+    """
+    assert asked.time is not None
+    rulebook = load_rulebook(asked.rules)
+    preset = asked.preset or rulebook.inferred.preset.default
+    reasons = Reasons(rulebook, apply_overrides(rulebook.for_preset(preset), asked.overrides), asked.overrides)
+    make = partial(make_plan, fingerprint, dataset, rulebook, preset, asked.overrides)
+    timing = time_plan(make, fingerprint, reasons, budget, asked.time.device)
+    return asked.model_copy(update={"timing": timing})
+
+
+def training_budget(time: AskedTime, planned: Plan) -> TimeBudget:
+    """Return the budget of one training."""
+    return TimeBudget(configuration=choose_configuration(planned, time.configuration), seconds=time.seconds)
+
+
+def _asked(options: PlanOptions, made_from: dict[str, str], known: Planning | None) -> Planning:
+    """Return how a plan is asked for, with what a device has shown if it was asked for in the same way before."""
+    rules = options.rules.resolve() if options.rules is not None else None
+    asked = Planning(
+        made_from=made_from, preset=options.preset, rules=rules, overrides=options.overrides, time=options.time
+    )
+    if known is None or not known.is_as_asked(asked):
+        return asked
+    if known.timing is not None and known.timing.rules != load_rulebook(rules).digest:
+        return known.model_copy(update={"timing": None})
+    return known
 
 
 def preprocess(

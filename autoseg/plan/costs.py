@@ -29,6 +29,7 @@ class ConfigurationCosts(Record):
         prediction: Peak memory of predicting a scan of median size with one network.
         step_s: Of a training step.
         epoch_s: Of an epoch, validation included.
+        training_s: Of all epochs of a training.
         fold_s: Of a whole training, and of predicting the cases that it holds out.
         cross_validation_s: Of all folds.
         scan_s: Of predicting a scan of median size with one network.
@@ -43,6 +44,7 @@ class ConfigurationCosts(Record):
     prediction: MemoryEstimate
     step_s: float
     epoch_s: float
+    training_s: float
     fold_s: float
     cross_validation_s: float
     scan_s: float
@@ -93,6 +95,17 @@ def scan_shape(plan: Plan, configuration: ConfigurationPlan, fingerprint: Finger
     return tuple(max(size, 1) for size in seen)
 
 
+def median_scan(plan: Plan, configuration: ConfigurationPlan, fingerprint: Fingerprint, speed: DeviceSpeed) -> Scan:
+    """Return a scan of median size, predicted by one network on its mirror images too."""
+    return Scan(
+        shape=scan_shape(plan, configuration, fingerprint),
+        num_networks=1,
+        mirror=True,
+        tiles_at_once=1 if speed.arithmetic.is_cpu else configuration.batch_size,
+        tile_step=plan.inference.tile_step,
+    )
+
+
 def _configuration_costs(
     plan: Plan,
     configuration: ConfigurationPlan,
@@ -103,22 +116,16 @@ def _configuration_costs(
     speed, rules = machine
     recipe = plan.training
     num_cases = len(fingerprint.cases)
-    shape = scan_shape(plan, configuration, fingerprint)
-    scan = Scan(
-        shape=shape,
-        num_networks=1,
-        mirror=True,
-        tiles_at_once=1 if speed.arithmetic.is_cpu else configuration.batch_size,
-        tile_step=plan.inference.tile_step,
-    )
+    scan = median_scan(plan, configuration, fingerprint, speed)
     step_s = training_step_s(configuration, speed, rules)
     validation_s = validation_step_s(configuration, speed, rules)
     epoch_s = recipe.steps_per_epoch * step_s + recipe.validation_steps * validation_s
     scan_s = prediction_s(configuration, scan, speed, rules)
-    cross_validation_s = num_folds * recipe.num_epochs * epoch_s + num_cases * scan_s
+    training_s = recipe.num_epochs * epoch_s
+    cross_validation_s = num_folds * training_s + num_cases * scan_s
     weights = SINGLE * num_parameters(configuration.network)
     copies = {"sgd": 2, "adamw": 3}[recipe.optimizer] + (recipe.weight_average_decay > 0)
-    voxels = math.prod(shape) * num_cases
+    voxels = math.prod(scan.shape) * num_cases
     original = [math.prod(case.shape) for case in fingerprint.cases]
     return ConfigurationCosts(
         training=training_memory(configuration, recipe, speed.arithmetic, rules),
@@ -126,6 +133,7 @@ def _configuration_costs(
         prediction=prediction_memory(configuration, scan, speed.arithmetic, rules),
         step_s=step_s,
         epoch_s=epoch_s,
+        training_s=training_s,
         fold_s=cross_validation_s / num_folds,
         cross_validation_s=cross_validation_s,
         scan_s=scan_s,

@@ -45,9 +45,9 @@ class Reasons:
             value: Anything that JSON can hold.
             reason: One sentence.
             inputs: What the rule looked at.
-            sections: Of the rule files, whose constants it used.
+            sections: Of the rule files, whose constants it used; or single constants by their key.
         """
-        used = [key for key in self.rulebook.entries if key.partition(".")[0] in sections]
+        used = [key for key in self.rulebook.entries if key in sections or key.partition(".")[0] in sections]
         entries = [self.rulebook.entry(key, self.rules.preset) for key in used]
         return Decision(
             configuration=None,

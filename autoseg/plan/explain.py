@@ -21,8 +21,8 @@ def explain(plan: Plan) -> str:
         if _place(decision) != place:
             place = _place(decision)
             lines += ["", place]
-        lines.append(f"  {decision.name:<14} {_shown(decision)}")
-        lines.append(f"  {'':<14} {decision.reason}")
+        lines.append(f"  {decision.name:<16} {_shown(decision)}")
+        lines.append(f"  {'':<16} {decision.reason}")
     lines += ["", f"One value's whole story: --explain NAME, of {', '.join(_names(plan))}"]
     return "\n".join(lines)
 

@@ -12,6 +12,7 @@ from autoseg.core.geometry import Spacing
 from autoseg.core.labels import Labels
 from autoseg.fingerprint.schema import Fingerprint
 from autoseg.plan import decisions as why
+from autoseg.plan.budget import TimedChoice, with_choice
 from autoseg.plan.mirroring import Sides, find_sides, mirror_axes
 from autoseg.plan.normalization import normalization, resampling
 from autoseg.plan.orientation import common_orientation, orientation_decision, turned_fingerprint
@@ -66,6 +67,7 @@ class _Subject:
     labels: Labels
     sides: Sides
     reasons: why.Reasons
+    timed: TimedChoice | None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def make_plan(
     rulebook: Rulebook,
     preset: str | None = None,
     overrides: Overrides | None = None,
+    timed: TimedChoice | None = None,
 ) -> Plan:
     """Return the plan of a dataset, with the reason of each decision. No image is read, no network built.
 
@@ -91,6 +94,7 @@ def make_plan(
         rulebook: Constants of the rules.
         preset: Entry of `rules/presets.toml`; the default one if None.
         overrides: Values that the user sets.
+        timed: What was chosen for a budget of time; None without one.
 
     Raises:
         PlanError: If the preset is unknown, fingerprint and dataset disagree, an override cannot be used, or no plan
@@ -102,6 +106,8 @@ def make_plan(
     _require_agreement(fingerprint, dataset)
     chosen = overrides or Overrides()
     rules = apply_overrides(rulebook.for_preset(preset or rulebook.inferred.preset.default), chosen)
+    if timed is not None:
+        rules = with_choice(rules, timed)
     reasons = why.Reasons(rulebook, rules, chosen)
     made_from = {"fingerprint": fingerprint.digest(), "rules": rulebook.digest}
     orientation = common_orientation(fingerprint)
@@ -112,7 +118,7 @@ def make_plan(
     fullres, transpose, decisions = _fullres_grid(fingerprint, reasons)
     decisions.append(why.normalization_decision(reasons, normalized, relative_size))
     sides = find_sides(dataset.labels, fingerprint, transpose)
-    configurations, more = _configurations(fullres, _Subject(normalized, dataset.labels, sides, reasons))
+    configurations, more = _configurations(fullres, _Subject(normalized, dataset.labels, sides, reasons, timed))
     if sides.pairs:
         _logger.info("%s: %s", dataset.name, why.told_apart(sides))
     blueprint = rules.blueprint
@@ -127,8 +133,13 @@ def make_plan(
         training=TrainingPlan(**blueprint.training.model_dump(), augmentation=blueprint.augmentation),
         inference=InferencePlan(**blueprint.inference.model_dump()),
         orientation=orientation,
-        decisions=(*decisions, oriented, *more),
+        decisions=(*_shared_by_all(timed), *decisions, oriented, *more),
     )
+
+
+def _shared_by_all(timed: TimedChoice | None) -> list[Decision]:
+    """Return what was decided for all configurations under a budget of time."""
+    return [] if timed is None else [found for found in timed.decisions if found.configuration is None]
 
 
 def _require_agreement(fingerprint: Fingerprint, dataset: DatasetDescription) -> None:
@@ -190,6 +201,7 @@ def _configurations(
             planned["3d_fullres"] = full
             planned["3d_lowres"] = lowres
             planned["3d_cascade_fullres"] = replace(full, plan=_cascade(full.plan, subject.labels.num_classes - 1))
+    planned = {name: _timed(entry, name, subject.timed) for name, entry in planned.items()}
     for name, entry in planned.items():
         last = (
             why.batch_dice_decision(subject.reasons, name, batch_dice=entry.plan.batch_dice),
@@ -227,6 +239,16 @@ def _configuration(grid: _Grid, subject: _Subject, *, batch_dice: bool) -> _Plan
             why.batch_decision(reasons, fitted, grid.dataset_voxels, allowed),
         ),
     )
+
+
+def _timed(planned: _Planned, name: ConfigurationName, timed: TimedChoice | None) -> _Planned:
+    """Return a configuration with fewer patches per step where that was chosen for its time."""
+    if timed is None or name != timed.configuration or not timed.batch_size < planned.plan.batch_size:
+        return planned
+    chosen = [found for found in timed.decisions if found.configuration == name]
+    kept = [found for found in planned.decisions if found.name not in {decided.name for decided in chosen}]
+    plan = planned.plan.model_copy(update={"batch_size": timed.batch_size})
+    return _Planned(plan, (*kept, *chosen))
 
 
 def _fitted(grid: _Grid, subject: _Subject) -> FittedNetwork:

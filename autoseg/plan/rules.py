@@ -151,6 +151,21 @@ class CostRules(Record):
     export_norms: Positive
 
 
+class BudgetRules(Record):
+    """`inferred.toml [budget]`: how a plan makes the most of a given time."""
+
+    base_features: Annotated[tuple[Count, ...], Field(min_length=1)]
+    min_steps: Count
+    min_steps_of_more_patches: Count
+    least_steps: Count
+    num_epochs: Count
+    min_steps_per_epoch: Count
+    max_steps_per_epoch: Count
+    validation_share: Share
+    mirrored_share: Share
+    prediction_margin: Ratio
+
+
 class Inferred(Record):
     """`inferred.toml`: constants of the rules that read the fingerprint."""
 
@@ -163,6 +178,7 @@ class Inferred(Record):
     sizing: SizingRules
     batch_size: BatchSizeRules
     lowres: LowresRules
+    budget: BudgetRules
     cost: CostRules
 
 

@@ -125,8 +125,7 @@ def test_a_training_of_another_length_is_refused_until_restarted(finished: Finis
 
 
 @pytest.mark.slow
-def test_a_budget_is_kept_and_shared_by_the_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoseg.pipeline.full_run.SHORTEST_TRAINING_S", 2.0)
+def test_a_budget_is_kept_and_shared_by_the_folds(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "work")
     request = request_for(
         tmp_path, write_blobs(tmp_path / "data"), num_epochs=None, budget_s=15.0, folds=(0, 1), seed=2
@@ -137,6 +136,10 @@ def test_a_budget_is_kept_and_shared_by_the_folds(tmp_path: Path, monkeypatch: p
     shares = json.loads(workspace.allocation.read_text())
     assert 2 <= shares["training_s"] < 15 / 2
     assert len(result.evaluation.cases) == 4
+    before = _files_and_times(workspace)
+    assert pipeline.run(workspace, request, Silent()).evaluation == result.evaluation
+    after = _files_and_times(workspace)
+    assert {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)} <= {"run.json"}
 
 
 @pytest.mark.slow
