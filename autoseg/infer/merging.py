@@ -154,7 +154,16 @@ class Front:
             key = cell.rows[0], cell.columns[0]
             if key in self.on_disk:
                 self._read(key)
-            yield from _cut_rows(self.sums.pop(key), cell)
+            yield from self._cut_rows(self.sums.pop(key), cell)
+
+    def _cut_rows(self, logits: Tensor, cell: Cell) -> Iterator[Part]:
+        """Give a cell in parts; where they are cut is the same for all cells of the same rows."""
+        widest = max(right - left for left, right in pairwise(self.cuts[1]))
+        rows_at_once = max(PART_BYTES // (len(logits) * widest * self.shape[2] * FLOAT_BYTES), 1)
+        for first in range(0, logits.shape[1], rows_at_once):
+            part = logits[:, first : first + rows_at_once]
+            start = cell.rows[0] + first
+            yield Part(slice(start, start + part.shape[1]), slice(*cell.columns), part)
 
     def _weights(self, place: tuple[int, ...]) -> Tensor:
         if self.weights is None or self.weights[0] != place:
@@ -235,11 +244,3 @@ def _in_order_of_finish(starts: Sequence[int], row_cuts: Sequence[int], column_c
         rows = [part for part in pairwise(row_cuts) if first_row <= part[0] < next_row]
         for columns, part in product(pairwise(column_cuts), rows):
             yield Cell(part, columns, layer)
-
-
-def _cut_rows(logits: Tensor, cell: Cell) -> Iterator[Part]:
-    rows_at_once = max(PART_BYTES // (logits[:, 0].numel() * FLOAT_BYTES), 1)
-    for first in range(0, logits.shape[1], rows_at_once):
-        part = logits[:, first : first + rows_at_once]
-        start = cell.rows[0] + first
-        yield Part(slice(start, start + part.shape[1]), slice(*cell.columns), part)

@@ -75,7 +75,7 @@ def prepare_case(
 
 def nonzero_mask(array: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return where any channel of an array (C, Z, Y, X) is not zero, holes filled."""
-    mask: NDArray[np.bool_] = (array != 0).any(axis=0)
+    mask = _nonzero(array)
     inside = box_slices(bounding_box(mask))
     if not mask[inside].all():
         mask[inside] = ndimage.binary_fill_holes(mask[inside])
@@ -88,7 +88,9 @@ def _prepare(
     turn = turn_between(orientation_of(image.geometry), plan.orientation).transposed(plan.transpose)
     array = turn.apply(image.array)
     spacing = tuple(image.geometry.spacing[axis] for axis in turn.axes)
-    mask = nonzero_mask(array)
+    # Filling holes takes longer than all the rest on a large scan, and does not change the box.
+    is_mask_used = label is not None or any(entry.within_mask for entry in configuration.normalization)
+    mask = nonzero_mask(array) if is_mask_used else _nonzero(array)
     box = bounding_box(mask)
     inside = box_slices(box)
     array, mask = array[(slice(None), *inside)], mask[inside]
@@ -116,6 +118,14 @@ def _prepare(
         }
     )
     return Prepared(np.ascontiguousarray(prepared), properties), indices
+
+
+def _nonzero(array: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return where any channel of an array (C, Z, Y, X) is not zero."""
+    mask: NDArray[np.bool_] = array[0] != 0
+    for channel in array[1:]:
+        mask |= channel != 0
+    return mask
 
 
 def _at_least_one(shape: Shape) -> Shape:

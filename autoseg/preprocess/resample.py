@@ -88,17 +88,28 @@ def resample_label(
     return resampled
 
 
-def resample_array(array: NDArray[np.float32], shape: Shape, orders: Sequence[int]) -> NDArray[np.float32]:
+def resample_array(
+    array: NDArray[np.float32], shape: Shape, orders: Sequence[int], origin: float = 0
+) -> NDArray[np.float32]:
     """Return an array resampled by splines of the given order per axis; edges repeat, voxels are centred, no smoothing.
+
+    Args:
+        array: As many axes as there are orders.
+        shape: Of the result, in voxels.
+        orders: Spline order per axis.
+        origin: Value from which distances are taken; regions of this value keep it to the last bit.
 
     Source:
         Unser 1999, IEEE Signal Processing Magazine 16(6), splines as a recursive filter and interpolation.
     """
     sizes = list(zip(array.shape, shape, orders, strict=True))
     shrinking_first = sorted(range(array.ndim), key=lambda axis: sizes[axis][1] / sizes[axis][0])
-    for axis in shrinking_first:
-        if sizes[axis][0] != sizes[axis][1]:
-            array = multiply_along(array, interpolation_matrix(*sizes[axis]), axis)
+    changing = [axis for axis in shrinking_first if sizes[axis][0] != sizes[axis][1]]
+    for axis in changing:
+        shift = origin if axis == changing[0] else 0
+        array = multiply_along(array, interpolation_matrix(*sizes[axis]), axis, shift)
+    if changing and origin:
+        array += np.float32(origin)
     return array
 
 
@@ -117,8 +128,10 @@ def interpolation_matrix(old_size: int, new_size: int, order: int) -> NDArray[np
     return matrix
 
 
-def multiply_along(array: NDArray[np.float32], matrix: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """Return the product of a matrix (new, old) with every line of an array along an axis."""
+def multiply_along(
+    array: NDArray[np.float32], matrix: NDArray[np.float32], axis: int, origin: float = 0
+) -> NDArray[np.float32]:
+    """Return the product of a matrix (new, old) with every line of an array, less `origin`, along an axis."""
     new_size = len(matrix)
     before, old_size, after = _around(array.shape, axis)
     lines = np.ascontiguousarray(array).reshape(before, old_size, after)
@@ -128,10 +141,11 @@ def multiply_along(array: NDArray[np.float32], matrix: NDArray[np.float32], axis
         for start in range(0, new_size, ROWS_AT_ONCE):
             rows = slice(start, min(start + ROWS_AT_ONCE, new_size))
             used = needed_columns(matrix[rows])
+            part = lines[:, used] - np.float32(origin) if origin else lines[:, used]
             if after == 1:
-                product[:, rows, 0] = lines[:, used, 0] @ matrix[rows, used].T
+                product[:, rows, 0] = part[:, :, 0] @ matrix[rows, used].T
             else:
-                np.matmul(matrix[rows, used], lines[:, used], out=product[:, rows])
+                np.matmul(matrix[rows, used], part, out=product[:, rows])
     return product.reshape(*array.shape[:axis], new_size, *array.shape[axis + 1 :])
 
 
@@ -154,12 +168,13 @@ def _resample_within_range(
     channel: NDArray[np.float32], shape: Shape, orders: Sequence[int], coarse: int | None
 ) -> NDArray[np.float32]:
     """Return a channel resampled and clipped, because splines overshoot: to its range, or that of each coarse slice."""
+    background = float(channel.min())
     if coarse is not None:
         stack = tuple(shape[axis] if axis == coarse else size for axis, size in enumerate(channel.shape))
         channel = resample_array(channel, stack, orders)
     others = tuple(axis for axis in range(channel.ndim) if axis != coarse)
     lowest, highest = channel.min(axis=others, keepdims=True), channel.max(axis=others, keepdims=True)
-    resampled = resample_array(channel, shape, orders)
+    resampled = resample_array(channel, shape, orders, background)
     return np.clip(resampled, lowest, highest, out=resampled)
 
 

@@ -8,11 +8,13 @@ from autoseg.core.geometry import Geometry, Shape
 from autoseg.core.labels import declare_labels
 from autoseg.data.image import Image, LabelImage
 from autoseg.data.store import CaseProperties
-from autoseg.infer import export
+from autoseg.infer import export, merging
 from autoseg.infer.export import decide_classes, output_orders, restore_label
-from autoseg.infer.merging import Part
+from autoseg.infer.merging import Part, Shelter
+from autoseg.infer.tiles import Computing, Tiling, predict_logits, predict_parts
+from autoseg.network.unet import UNet
 from autoseg.preprocess.case import prepare_case
-from tests.preprocess.plans import RESAMPLING, configuration, plan
+from tests.preprocess.plans import RESAMPLING, configuration, network, plan
 
 LINEAR = (1, 1, 1)
 
@@ -196,3 +198,27 @@ def test_regions_are_painted_after_resampling(thickness: int) -> None:
 def test_regions_that_are_not_numbers_are_refused() -> None:
     with pytest.raises(FloatingPointError, match="got NaN"):
         decide_classes(_parts(torch.full((2, 2, 2, 2), torch.nan)), (2, 2, 2), (4, 4, 4), LINEAR, painted=(1, 2))
+
+
+@pytest.mark.parametrize("part_bytes", [1, 20_000, 2**25])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_tiles_to_classes_equals_the_plain_way(
+    monkeypatch: pytest.MonkeyPatch, part_bytes: int, order: tuple[int, int, int]
+) -> None:
+    """Merge all tiles in one array, resample it, take the best class; and part by part. Only ties may differ."""
+    monkeypatch.setattr(merging, "PART_BYTES", part_bytes)
+    torch.manual_seed(0)
+    networks = [UNet(network(num_outputs=5)).eval()]
+    image, shape = torch.randn(1, 30, 37, 21, generator=torch.Generator().manual_seed(0)), (41, 30, 55)
+    tiling = Tiling(patch_size=(16, 8, 8), step=0.5, gaussian_sigma=0.125, mirror_axes=(0, 2), batch_size=3)
+    cpu = torch.device("cpu")
+    computing = Computing(cpu, "float32", Shelter(cpu))
+    logits = predict_logits(networks, image, tiling, computing)
+    plain = functional.interpolate(logits[None], size=shape, mode="trilinear", align_corners=False)[0]
+    swept = [tuple(sizes[axis] for axis in order) for sizes in (image.shape[1:], shape)]
+    parts = predict_parts(networks, image, tiling, computing, order)
+    classes = decide_classes(parts, swept[0], swept[1], LINEAR).transpose(np.argsort(order))
+    best = plain.topk(2, dim=0).values
+    is_clear = (best[0] - best[1] > 1e-5).numpy()
+    assert is_clear.mean() > 0.999
+    assert np.array_equal(classes[is_clear], plain.argmax(dim=0).numpy()[is_clear])

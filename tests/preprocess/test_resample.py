@@ -130,3 +130,13 @@ def test_a_voxel_that_no_class_claims_is_background() -> None:
 def test_matrices_keep_constants(order: int) -> None:
     for sizes in [(7, 13), (200, 60), (60, 201), (1, 4)]:
         assert np.allclose(interpolation_matrix(*sizes, order).sum(axis=1), 1, atol=1e-5)
+
+
+def test_background_of_the_lowest_value_stays_the_lowest_value() -> None:
+    """Far from all else every voxel keeps the value to the last bit, so that tiles of background are all alike."""
+    image = np.full((1, 80, 30, 30), -2.7182817, np.float32)
+    image[0, :20] += np.random.default_rng(0).uniform(0, 1, (20, 30, 30)).astype(np.float32)
+    image[0, 3, 4, 5] = -2.7182817
+    resampled = resample_image(image, (55, 23, 17), None, RESAMPLING)
+    assert resampled.min() == image.min()
+    assert (resampled[0, 40:] == image.min()).all()
