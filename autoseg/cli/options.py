@@ -26,6 +26,15 @@ def parse_duration(text: str) -> float:
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
+def duration_text(seconds: float) -> str:
+    """Return a length of time as `parse_duration` reads it: 90s, 8h, 1h30m."""
+    parts, left = [], seconds
+    for unit, length in reversed(_SECONDS.items()):
+        number, left = divmod(left, length) if unit != "s" else (left, 0.0)
+        parts.append(f"{number:g}{unit}" if number else "")
+    return "".join(parts)
+
+
 def parse_folds(text: str) -> tuple[int, ...] | None:
     """Return fold numbers from texts like 0, 0,2, 0-4; None for all."""
     if text == "all":

@@ -138,7 +138,7 @@ def _same_time(workspace: Workspace) -> str:
     if time is None or time.covers != "a training":
         return ""
     chosen = "" if time.configuration is None else f" --configuration {time.configuration}"
-    return f"{chosen} --budget {time.seconds:g}s"
+    return f"{chosen} --budget {opt.duration_text(time.seconds)}"
 
 
 def _overrides(

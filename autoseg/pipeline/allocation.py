@@ -110,7 +110,8 @@ def allocate(workspace: Workspace, planned: Plan, run: BudgetedRun) -> Allocatio
     training_s = (run.budget_s - spent_s - prediction_s) / num_trainings
     if training_s < rules.least_steps * choice.step_s:
         least_s = spent_s + prediction_s + num_trainings * rules.least_steps * choice.step_s
-        raise PlanError(too_short(least_s, num_trainings, max(int(training_s / choice.step_s), 0), rules))
+        num_steps = max(int(training_s / choice.step_s), 0)
+        raise PlanError(too_short(least_s, num_trainings, choice.step_s, num_steps, rules))
     log.info("%s", _in_words(run, choice, training_s, prediction_s))
     shares = Allocation(
         made_from=made_from,

@@ -202,23 +202,26 @@ def require_enough(offers: Sequence[Offer], budget: TimeBudget, rules: BudgetRul
         + rules.prediction_margin * budget.num_scans * found.pace.scan_s
         for found in offers
     ]
-    raise PlanError(too_short(budget.spent_s + min(least), budget.num_trainings, best.num_steps, rules))
+    raise PlanError(
+        too_short(budget.spent_s + min(least), budget.num_trainings, best.pace.step_s, best.num_steps, rules)
+    )
 
 
-def too_short(least_s: float, num_trainings: int, num_steps: int, rules: BudgetRules) -> str:
+def too_short(least_s: float, num_trainings: int, step_s: float, num_steps: int, rules: BudgetRules) -> str:
     """Return the message for a budget that is too small for any plan.
 
     Args:
         least_s: Seconds that would suffice.
         num_trainings: That share the time.
+        step_s: Seconds of a step.
         num_steps: That the given budget buys.
         rules: Constants.
     """
     each = f" in each of {num_trainings} trainings" if num_trainings > 1 else ""
     fewer = ", or train fewer --folds" if num_trainings > 1 else ""
     return (
-        f"--budget: must buy {rules.least_steps} training steps{each}, got time for {num_steps}."
-        f" Give at least {10 * math.ceil(least_s / 10)}s{fewer}."
+        f"--budget: must buy {rules.least_steps} training steps{each}, got time for {num_steps} of"
+        f" {step_s:.2g} s. Give at least {10 * math.ceil(least_s / 10)}s{fewer}."
     )
 
 

@@ -119,7 +119,7 @@ def make_plan(
     decisions.append(why.normalization_decision(reasons, normalized, relative_size))
     sides = find_sides(dataset.labels, fingerprint, transpose)
     configurations, more = _configurations(fullres, _Subject(normalized, dataset.labels, sides, reasons, timed))
-    if sides.pairs:
+    if sides.pairs and timed is None:  # What is tried for a budget of time is not worth a word.
         _logger.info("%s: %s", dataset.name, why.told_apart(sides))
     blueprint = rules.blueprint
     return Plan(

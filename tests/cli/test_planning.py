@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from autoseg.cli import main
+from autoseg.cli.options import duration_text, parse_duration
 from autoseg.core.workspace import Workspace
 from autoseg.plan.costs import Costs
+from autoseg.plan.schema import Plan
 from tests.end_to_end.blobs import write_blobs, write_tiny_rules
 
 
@@ -33,7 +35,7 @@ def test_a_plan_ends_with_its_costs(
 ) -> None:
     assert _run([*plan_command, "--preset", "cpu"], monkeypatch) == 0
     shown = capsys.readouterr().out
-    for row in ("memory, training", "memory, prediction", "an epoch", "a fold", "all folds", "disk, preprocessed"):
+    for row in ("memory, training", "a training step", "an epoch", "a training", "a fold", "all folds", "disk, models"):
         assert row in shown
     assert "No GPU here" not in shown
     costs = Costs.load(Workspace(tmp_path / "work").costs)
@@ -42,6 +44,25 @@ def test_a_plan_ends_with_its_costs(
     assert found.cross_validation_s == pytest.approx(3 * found.fold_s)
     assert found.fold_s > found.epoch_s > found.step_s > 0
     assert found.preprocessed_bytes == pytest.approx(3 * 9 * 22 * 19 * (4 + 1), rel=0.2)
+
+
+def test_a_plan_for_a_budget_says_what_it_buys(
+    plan_command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run([*plan_command, "--preset", "cpu", "--budget", "1m30s"], monkeypatch) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    place = Workspace(tmp_path / "work")
+    recipe = Plan.load(place.plan).training
+    assert f"A training: {recipe.num_epochs} epochs of {recipe.steps_per_epoch} steps" in shown
+    assert f"Next: autoseg train --fold 0 --budget 1m30s --workspace {place.root}" in shown
+    assert Costs.load(place.costs).configurations["3d_fullres"].training_s == pytest.approx(90, rel=0.1)
+    assert _run(["plan", "--workspace", str(place.root), "--explain", "base_features"], monkeypatch) == 0
+    assert "90 s of 3d_fullres on cpu" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["90s", "1m30s", "8h", "1h30m", "2d", "1.5s"])
+def test_lengths_of_time_are_written_as_they_are_read(text: str) -> None:
+    assert parse_duration(duration_text(parse_duration(text))) == parse_duration(text)
 
 
 def test_costs_stay_out_of_the_printed_plan(

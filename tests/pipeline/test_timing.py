@@ -121,7 +121,7 @@ def test_the_budget_is_for_the_configuration_that_is_trained(tmp_path: Path, dev
 
 
 def test_a_budget_too_small_for_any_plan_is_refused(tmp_path: Path, device: FakeDevice) -> None:
-    with pytest.raises(PlanError, match=r"--budget: must buy 50 training steps, got time for 0. Give at least 10s\."):
+    with pytest.raises(PlanError, match=r"must buy 50 training steps, got time for 0 of .* s. Give at least 10s"):
         _plan(tmp_path, 0.001)
     assert not Workspace(tmp_path / "work").plan.exists()
 

@@ -127,11 +127,15 @@ def test_epochs_are_many_but_neither_short_nor_long(seconds: float, epochs: tupl
 
 def test_a_budget_too_small_for_any_plan_is_refused_with_the_least_that_would_do() -> None:
     require_enough(_offers(5.0, 0.1, 0.2), _time(5.0), RULES)
-    with pytest.raises(PlanError, match=re.escape("must buy 50 training steps, got time for 49. Give at least 10s.")):
+    with pytest.raises(
+        PlanError, match=re.escape("must buy 50 training steps, got time for 49 of 0.1 s. Give at least 10s.")
+    ):
         require_enough(_offers(4.9, 0.1, 0.2), _time(4.9), RULES)
     shared = _time(4.9, num_trainings=5, spent_s=11, num_scans=10)
     tried = [offer(_pace(0.1, scan_s=0.01), shared, RULES)]
-    with pytest.raises(PlanError, match=r"in each of 5 trainings, got time for 9. Give at least 40s, or train fewer"):
+    with pytest.raises(
+        PlanError, match=r"in each of 5 trainings, got time for 9 of 0.1 s. Give at least 40s, or train fewer"
+    ):
         require_enough(tried, shared, RULES)
 
 
