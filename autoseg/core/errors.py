@@ -10,7 +10,8 @@ Each is one sentence: *where: what must hold, what was got. What to do.*
     ├── TrainingError      a training that cannot start or go on
     ├── InterruptionError  work that was asked to end early
     ├── PredictionError    a scan that cannot be segmented
-    └── EvaluationError    predictions and references that cannot be compared
+    ├── EvaluationError    predictions and references that cannot be compared
+    └── SelectionError     held-out predictions that cannot decide
 
 Wrong arguments in Python raise `ValueError`.
 """
@@ -50,3 +51,7 @@ class PredictionError(AutosegError):
 
 class EvaluationError(AutosegError):
     """Predictions and references cannot be compared."""
+
+
+class SelectionError(AutosegError):
+    """What is trained is not enough, or not alike enough, to choose from."""

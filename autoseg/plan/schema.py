@@ -285,3 +285,8 @@ class Plan(Artefact):
     def digest(self) -> str:
         """Return the digest of all but the decisions: equal plans are equal however they were come to."""
         return digest_of(self.model_dump(mode="json", exclude={"decisions"}))
+
+    def recipe_digest(self, configuration: ConfigurationName) -> str:
+        """Return the digest of all that the training of a configuration takes from the plan."""
+        parts = (self.configurations[configuration], self.training)
+        return digest_of([part.model_dump(mode="json") for part in parts])

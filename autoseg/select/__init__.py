@@ -1,0 +1,1 @@
+"""What held-out predictions decide: configuration or ensemble, postprocessing."""
