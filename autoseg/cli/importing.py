@@ -8,7 +8,7 @@ import typer
 from autoseg.cli import options as opt
 from autoseg.cli.terminal import out, print_json
 from autoseg.core.workspace import Workspace
-from autoseg.interop.nnunet_models import CHECKPOINT_NAME, import_nnunet
+from autoseg.interop.nnunet_description import CHECKPOINT_NAME
 
 
 def import_nnunet_models(
@@ -27,6 +27,8 @@ def import_nnunet_models(
 
     Nothing pickled is run: weights are read as plain tensors. Afterwards, predict works with them.
     """
+    from autoseg.interop.nnunet_models import import_nnunet
+
     models = import_nnunet(sources, Workspace(workspace), checkpoint)
     if as_json:
         print_json([model.model_dump(mode="json") for model in models])

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from autoseg.core.workspace import DEFAULT_WORKSPACE
-from autoseg.network.probe import free_gpu_memory_gb
 
 WORKSPACE = DEFAULT_WORKSPACE
 
@@ -55,6 +54,8 @@ def parse_memory_gb(text: str) -> float:
         PlanError: If there is no GPU to read.
     """
     if text == "auto":
+        from autoseg.network.probe import free_gpu_memory_gb
+
         return free_gpu_memory_gb()
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:GB|G)?", text.strip(), re.IGNORECASE)
     if match is None:

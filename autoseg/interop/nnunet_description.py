@@ -17,6 +17,8 @@ from autoseg.plan.schema import (
     ResamplingPlan,
 )
 
+CHECKPOINT_NAME = "checkpoint_final.pth"
+
 NEVER_COARSE = 1e9
 """Anisotropy that no scan has: stands for `force_separate_z: false`."""
 

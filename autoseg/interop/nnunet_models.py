@@ -17,16 +17,22 @@ from autoseg.core.workspace import Workspace
 from autoseg.data.archive import archive_suffix, unpack
 from autoseg.data.description import DESCRIPTION_NAME
 from autoseg.interop.fingerprint_files import DescribedDataset, read_dataset_description, read_fingerprint
-from autoseg.interop.nnunet_description import NnunetPlans, import_configuration, not_usable, parse_plans
+from autoseg.interop.nnunet_description import (
+    CHECKPOINT_NAME,
+    NnunetPlans,
+    import_configuration,
+    not_usable,
+    parse_plans,
+)
 from autoseg.interop.nnunet_weights import NnunetCheckpoint, convert_weights, read_checkpoint
 from autoseg.network.checkpoint import save_weights
+from autoseg.pipeline.prediction import digest_of_networks
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationName, ConfigurationPlan, InferencePlan, Plan, TrainingPlan
-from autoseg.train.record import TrainingRecord
+from autoseg.train.record import EARLIER_STAGE, TrainingRecord
 
 PLANS_NAME = "plans.json"
 FINGERPRINT_NAME = "dataset_fingerprint.json"
-CHECKPOINT_NAME = "checkpoint_final.pth"
 
 TILE_STEP = 0.5
 """Of nnU-Net's prediction unless told otherwise."""
@@ -96,6 +102,7 @@ def import_nnunet(
         plan = reduce(_joined, plans)
         _require_stages(plan)
         _require_room(workspace, plan)
+        _tie_stages(staged, plan)
         for folder in folders:
             if (folder.root / FINGERPRINT_NAME).is_file():
                 read_fingerprint(folder.root / FINGERPRINT_NAME, folder.dataset).save(workspace.fingerprint)
@@ -252,6 +259,16 @@ def _require_stages(plan: Plan) -> None:
                 f"{name}: a cascade needs its first stage, {previous}, got {', '.join(plan.configurations)} only."
                 " Name the model folders of both stages."
             )
+
+
+def _tie_stages(staged: Workspace, plan: Plan) -> None:
+    """Note in the records of a cascade's later stage which networks of the earlier one it refines."""
+    for name, configuration in plan.configurations.items():
+        if configuration.previous_stage is None:
+            continue
+        made_from = {EARLIER_STAGE: digest_of_networks(staged, configuration.previous_stage)}
+        for folder in staged.folds(name).values():
+            TrainingRecord.load(folder.record).model_copy(update={"made_from": made_from}).save(folder.record)
 
 
 def _require_room(workspace: Workspace, plan: Plan) -> None:

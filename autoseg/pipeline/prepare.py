@@ -21,7 +21,6 @@ from autoseg.plan.overrides import Overrides, apply_overrides
 from autoseg.plan.planner import DatasetDescription, make_plan
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationName, Decision, Plan
-from autoseg.preprocess.run import preprocess_dataset
 
 log = logging.getLogger(__name__)
 
@@ -226,6 +225,8 @@ def preprocess(
     planned, dataset = load_plan(workspace), Dataset.load(workspace.dataset)
     chosen = planned.configurations[configuration]
     folder = workspace.preprocessed(chosen.data_key)
+    from autoseg.preprocess.run import preprocess_dataset
+
     preprocess_dataset(dataset, planned, chosen, folder, progress, num_workers)
     return planned, folder
 

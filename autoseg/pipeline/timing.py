@@ -2,14 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from autoseg.core.artefact import Record
 from autoseg.core.errors import PlanError
 from autoseg.fingerprint import Fingerprint
-from autoseg.network.device import choose_device
-from autoseg.pipeline.speed import speed_of
 from autoseg.plan.budget import (
     Offer,
     TimeBudget,
@@ -26,6 +23,9 @@ from autoseg.plan.costs import median_scan
 from autoseg.plan.decisions import Reasons
 from autoseg.plan.duration import DeviceSpeed
 from autoseg.plan.schema import Plan
+
+if TYPE_CHECKING:
+    import torch
 
 ANY_BATCH = 2**31
 """More patches than any plan has in a batch: memory, dataset and preset decide."""
@@ -63,7 +63,7 @@ class _Search:
     fingerprint: Fingerprint
     reasons: Reasons
     budget: TimeBudget
-    device: torch.device
+    device: "torch.device"
 
 
 def time_plan(
@@ -81,6 +81,8 @@ def time_plan(
     Raises:
         PlanError: If the time is too short for any plan.
     """
+    from autoseg.network.device import choose_device
+
     search = _Search(make, fingerprint, reasons, budget, choose_device(device))
     rules = reasons.rules.inferred
     least = rules.batch_size.min
@@ -103,6 +105,8 @@ def _offers(
     plans = [plan for plan in plans if name in plan.configurations]
     if not plans:
         raise PlanError(f"--configuration: must be part of the plan for this time, got {name}. Choose another one.")
+    from autoseg.pipeline.speed import speed_of
+
     speed = speed_of(search.device, [plan.configurations[name] for plan in plans], known)
     paces = [
         predicted_pace(chosen, median_scan(plan, chosen, search.fingerprint, speed), speed, rules.cost)
