@@ -13,7 +13,7 @@ import typer
 import autoseg
 from autoseg import pipeline
 from autoseg.benchmark.run import benchmark as run_benchmark
-from autoseg.cli import importing, planning, tables
+from autoseg.cli import importing, planning, prediction, tables
 from autoseg.cli import options as opt
 from autoseg.cli.interruption import INTERRUPTION
 from autoseg.cli.planning import with_explained_value
@@ -168,27 +168,7 @@ def train(
     )
 
 
-@app.command()
-def predict(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A scan, or a folder of scans.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="A file for one scan, a folder for several.")],
-    workspace: opt.WorkspaceFolder = opt.WORKSPACE,
-    configuration: opt.Configuration = None,
-    folds: Annotated[str, typer.Option("--folds", help="Folds to average: all, 0, 0,2 or 0-4.")] = "all",
-    mirror: Annotated[bool, typer.Option("--mirror/--no-mirror", help="Average over mirrored scans.")] = True,
-    device: opt.Device = "auto",
-    as_json: opt.Json = False,
-) -> int:
-    """Segment new scans with the trained folds."""
-    place = Workspace(workspace)
-    chosen = pipeline.choose_configuration(pipeline.load_plan(place), configuration)
-    model = pipeline.ModelChoice(chosen, opt.parse_folds(folds), device, mirror)
-    outcomes = pipeline.predict(place, model, source, target, TerminalProgress())
-    if as_json:
-        print_json([outcome.model_dump(mode="json") for outcome in outcomes])
-    else:
-        tables.show_outcomes(outcomes)
-    return 0 if all(outcome.error is None for outcome in outcomes) else 1
+app.command()(prediction.predict)
 
 
 @app.command()

@@ -8,13 +8,16 @@ from autoseg.cli.terminal import duration, out, show_table
 from autoseg.data.check import CheckReport
 from autoseg.data.dataset import Dataset
 from autoseg.evaluate.scores import Evaluation, Spread
-from autoseg.infer.predictor import Outcome
+from autoseg.infer.outcome import Outcome, Predictions
 from autoseg.pipeline import CPU_PRESET, RunResult
 from autoseg.plan.costs import ConfigurationCosts, Costs
 from autoseg.plan.schema import Plan
 
 MOST_CASES = 60
 """Rows of a table of cases; the worst are shown."""
+
+MOST_CLASSES = 4
+"""Classes whose volumes fit beside each other on a terminal."""
 
 
 def show_check(dataset: Dataset, report: CheckReport) -> None:
@@ -115,17 +118,43 @@ def show_evaluation(title: str, evaluation: Evaluation) -> None:
     show_table(title, ("class", "Dice (sd)", "median", surface, "HD95 (mm)", "cases"), rows)
 
 
-def show_outcomes(outcomes: Sequence[Outcome]) -> None:
-    """Print what became of every scan."""
-    for outcome in outcomes:
-        if outcome.error is not None:
-            out.print(f"failed  {outcome.error}", markup=False)
-    written = [outcome for outcome in outcomes if outcome.error is None]
-    for outcome in written[:MOST_CASES]:
-        out.print(f"wrote   {outcome.output}", markup=False)
+def show_predictions(predictions: Predictions, record: Path) -> None:
+    """Print what became of every scan: a table on a terminal, else a line each; then warnings, and what failed."""
+    written = [case for case in predictions.cases if case.error is None]
+    if out.is_terminal and written:
+        _show_written(written[:MOST_CASES])
+    else:
+        for case in written[:MOST_CASES]:
+            out.print(f"{'kept ' if case.is_kept else 'wrote'}   {case.output}", markup=False)
     if len(written) > MOST_CASES:
         out.print(f"... and {len(written) - MOST_CASES} more")
-    out.print(f"{len(written)} of {len(outcomes)} scans segmented.")
+    for case in written:
+        for warning in case.warnings:
+            out.print(f"look at {case.output}: {warning}.", markup=False)
+    for case in predictions.cases:
+        if case.error is not None:
+            out.print(f"failed  {case.error}", markup=False)
+    kept = sum(case.is_kept for case in written)
+    kept_part = f", {kept} of them by an earlier call" if kept else ""
+    out.print(f"{len(written)} of {len(predictions.cases)} scans segmented{kept_part}. Details: {record}", markup=False)
+
+
+def _show_written(cases: Sequence[Outcome]) -> None:
+    names = list(dict.fromkeys(name for case in cases for name in case.volumes_ml))
+    shown = names if len(names) <= MOST_CLASSES else []
+    rows = [
+        (
+            case.output.name if case.output else "",
+            "kept" if case.is_kept else duration(sum(case.seconds.values())),
+            duration(case.seconds["network"]) if "network" in case.seconds else "",
+            _size(case.peak_memory_bytes) if case.peak_memory_bytes else "",
+            *(f"{case.volumes_ml[name]:.3g}" if name in case.volumes_ml else "" for name in shown),
+            str(len(case.warnings) or ""),
+        )
+        for case in cases
+    ]
+    header = ("label map", "time", "network", "memory", *(f"{name} (ml)" for name in shown), "warnings")
+    show_table("Segmented", header, rows)
 
 
 def show_run(result: RunResult) -> None:

@@ -3,7 +3,7 @@
 from autoseg.pipeline.costs import costs_here
 from autoseg.pipeline.full_run import CPU_PRESET, RunRequest, RunResult, run
 from autoseg.pipeline.heldout import score_held_out
-from autoseg.pipeline.prediction import ModelChoice, predict
+from autoseg.pipeline.prediction import ModelChoice, load_predictor, predict
 from autoseg.pipeline.prepare import (
     AskedTime,
     DataOptions,
@@ -16,6 +16,7 @@ from autoseg.pipeline.prepare import (
     plan_from,
     preprocess,
 )
+from autoseg.pipeline.scans import Request
 from autoseg.pipeline.training import TrainingLength, num_loaders, train, training_length
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "ModelChoice",
     "PlanOptions",
     "Planning",
+    "Request",
     "RunRequest",
     "RunResult",
     "TrainingLength",
@@ -32,6 +34,7 @@ __all__ = [
     "choose_configuration",
     "costs_here",
     "load_plan",
+    "load_predictor",
     "num_loaders",
     "plan",
     "plan_from",

@@ -11,7 +11,9 @@ from autoseg.core.workspace import Workspace
 from autoseg.data.dataset import Case, Dataset
 from autoseg.evaluate.run import evaluate_pairs
 from autoseg.evaluate.scores import Evaluation
-from autoseg.infer.predictor import Scan, output_path
+from autoseg.infer.batch import predict_files
+from autoseg.infer.outcome import Scan
+from autoseg.infer.output import output_path
 from autoseg.pipeline.prediction import ModelChoice, load_model
 from autoseg.pipeline.prepare import load_plan
 from autoseg.pipeline.training import load_split
@@ -72,7 +74,7 @@ def _predict_fold(
     if done is not None and done.made_from == made_from and all(path.exists() for path in outputs.values()):
         return outputs
     scans = [Scan(tuple(Path(path) for path in case.images), outputs[case.name]) for case in held_out]
-    failed = [outcome.error for outcome in predictor.predict_files(scans, progress) if outcome.error is not None]
+    failed = [outcome.error for outcome in predict_files(predictor, scans, progress) if outcome.error is not None]
     if failed:
         raise PredictionError("\n".join(failed))
     written = {name: path.name for name, path in outputs.items()}

@@ -1,5 +1,6 @@
 """Label maps for new scans, with the models of a workspace."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,13 +9,21 @@ from autoseg.core.artefact import digest_of, digest_of_file
 from autoseg.core.errors import PredictionError
 from autoseg.core.progress import Progress
 from autoseg.core.workspace import FoldFolder, Workspace
-from autoseg.data.image import IMAGE_SUFFIXES
+from autoseg.fingerprint import Fingerprint
+from autoseg.infer.batch import predict_files
 from autoseg.infer.case import default_settings
-from autoseg.infer.predictor import Outcome, Predictor, Scan, output_path
+from autoseg.infer.outcome import Outcome, Predictions, Scan
+from autoseg.infer.predictor import Predictor
+from autoseg.infer.unlike import Familiar
 from autoseg.network.device import choose_device
-from autoseg.pipeline.prepare import load_plan
+from autoseg.pipeline.prepare import choose_configuration, load_plan
+from autoseg.pipeline.scans import Request, find_scans, split_done
+from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationName, Plan
-from autoseg.train.record import EARLIER_STAGE, TrainingRecord
+from autoseg.train.record import EARLIER_STAGE, MODEL, WEIGHTS, TrainingRecord
+
+SECONDS_BETWEEN_RECORDS = 5.0
+"""How often the record of a batch is written at most, besides its start and end."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,9 @@ def load_model(workspace: Workspace, choice: ModelChoice) -> Predictor:
     """Return a predictor with the chosen folds of a workspace, and in a cascade with the stage before them.
 
     Raises:
-        PredictionError: If a fold is not trained to its end, or the stage before was trained anew since.
+        PredictionError: If a fold is not trained to its end, its files do not belong together or to the plan, or the
+            stage before was trained anew since.
+        ArtefactError: If a file is damaged.
     """
     planned = load_plan(workspace)
     trained = workspace.folds(choice.configuration)
@@ -57,14 +68,25 @@ def load_model(workspace: Workspace, choice: ModelChoice) -> Predictor:
         )
     settings = default_settings(choose_device(choice.device), planned.configurations[choice.configuration])
     settings = replace(settings, mirror=choice.mirror)
+    for fold in wanted:
+        _require_own(trained[fold], planned, choice.configuration, fold)
     weights = [trained[fold].weights for fold in wanted]
-    predictor = Predictor.load(planned, choice.configuration, weights, settings)
+    predictor = replace(
+        Predictor.load(planned, choice.configuration, weights, settings), familiar=_familiar(workspace, planned)
+    )
     stage = planned.configurations[choice.configuration].previous_stage
     if stage is None:
         return predictor
     _require_unchanged(workspace, stage, [trained[fold] for fold in wanted])
     earlier = load_model(workspace, replace(choice, configuration=stage, folds=choice.earlier_folds))
     return replace(predictor, model=replace(predictor.model, earlier=earlier.model))
+
+
+def _familiar(workspace: Workspace, planned: Plan) -> Familiar | None:
+    """Return what the networks know; None for imported models without a fingerprint."""
+    if not workspace.fingerprint.exists():
+        return None
+    return Familiar(planned, Fingerprint.load(workspace.fingerprint), load_rulebook().empirical.unlike)
 
 
 def digest_of_networks(workspace: Workspace, configuration: ConfigurationName) -> str:
@@ -84,72 +106,143 @@ def _require_unchanged(workspace: Workspace, stage: ConfigurationName, folders: 
             )
 
 
-def predict(
-    workspace: Workspace, choice: ModelChoice, source: Path, target: Path, progress: Progress
-) -> tuple[Outcome, ...]:
-    """Segment a scan, or the scans of a folder; a scan that fails does not stop the others.
+def load_predictor(
+    workspace: Path,
+    configuration: str | None = None,
+    folds: Sequence[int] | None = None,
+    *,
+    device: str = "auto",
+    mirror: bool = True,
+) -> Predictor:
+    """Return a predictor with the trained networks of a workspace: what a server or a viewer's plug-in holds.
+
+    Args:
+        workspace: Folder that autoseg has trained in.
+        configuration: Of the plan; None for `3d_fullres` where the plan has it, else `2d`.
+        folds: Whose networks are averaged; None for all that are trained.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        mirror: Whether to average over mirrored scans.
+
+    Raises:
+        PlanError: If there is no plan, or it lacks the configuration.
+        PredictionError: If a fold is not trained, or is not of this plan.
+        ArtefactError: If a model file is damaged.
+    """
+    place = Workspace(workspace)
+    chosen = choose_configuration(load_plan(place), configuration)
+    return load_model(place, ModelChoice(chosen, None if folds is None else tuple(folds), device, mirror))
+
+
+def predict(workspace: Workspace, choice: ModelChoice, request: Request, progress: Progress) -> Predictions:
+    """Segment scans; one that fails does not stop the others. What became of each is also saved as `predictions.json`.
 
     Args:
         workspace: With trained models.
         choice: Which of them.
-        source: A file, or a folder of files.
-        target: A file for a file; a folder for a folder, or for a file if it has no suffix of an image.
+        request: Scans, outputs, what to keep.
         progress: Shows the scans.
 
     Raises:
-        PredictionError: If there is nothing to segment, a fold is not trained, or outputs would collide.
+        PredictionError: If there is nothing to segment, a fold is not trained, outputs would collide, or outputs to be
+            kept are those of other networks.
     """
     predictor = load_model(workspace, choice)
-    scans = find_scans(source, target, predictor.model.plan)
-    return predictor.predict_files(scans, progress)
+    scans = find_scans(request, predictor.model.plan)
+    kept, upcoming = split_done(scans, request)
+    record = _Record(request.record, _empty_predictions(workspace, choice, predictor))
+    if request.skip_existing:
+        record.keep(kept)
+    record.save()
+    try:
+        predict_files(predictor, upcoming, progress, request.extras, record.add)
+    finally:
+        record.save()
+    return record.predictions
 
 
-def find_scans(source: Path, target: Path, planned: Plan) -> list[Scan]:
-    """Return the scans of a file or folder, each with its output.
+class _Record:
+    """The `predictions.json` of a batch under way: written now and then, so that a killed batch leaves one."""
 
-    The channels of a scan are one file, or one file per channel named `..._0000`, `..._0001`, as nnU-Net names them.
+    def __init__(self, path: Path, predictions: Predictions) -> None:
+        self._path = path
+        self.predictions = predictions
+        self._saved_s = time.monotonic()
+
+    def keep(self, scans: Sequence[Scan]) -> None:
+        """Take over what an earlier call has written of scans.
+
+        Raises:
+            PredictionError: If it was written with other networks or settings.
+        """
+        earlier = Predictions.load(self._path) if self._path.exists() else self.predictions
+        if earlier.model_copy(update={"cases": ()}) != self.predictions:
+            raise PredictionError(
+                f"{self._path}: outputs to be kept must come from the same networks, device and settings, got others."
+                " Leave out --skip-existing, or name another OUT."
+            )
+        known = {case.output: case for case in earlier.cases if case.error is None}
+        for scan in scans:
+            case = known.get(scan.output, Outcome(image=scan.images[0], output=scan.output))
+            self._append(case.model_copy(update={"is_kept": True}))
+
+    def add(self, outcome: Outcome) -> None:
+        """Take over an outcome."""
+        self._append(outcome)
+        if time.monotonic() - self._saved_s > SECONDS_BETWEEN_RECORDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write what there is."""
+        self.predictions.save(self._path)
+        self._saved_s = time.monotonic()
+
+    def _append(self, outcome: Outcome) -> None:
+        self.predictions = self.predictions.model_copy(update={"cases": (*self.predictions.cases, outcome)})
+
+
+def _empty_predictions(workspace: Workspace, choice: ModelChoice, predictor: Predictor) -> Predictions:
+    plan, settings = predictor.model.plan, predictor.settings
+    folds = workspace.folds(choice.configuration)
+    wanted = {fold: folds[fold] for fold in (folds if choice.folds is None else choice.folds)}
+    made_from = {
+        "model": plan.model_digest(choice.configuration),
+        "inference": digest_of(plan.inference.model_dump(mode="json")),
+        "weights": digest_of({str(fold): digest_of_file(folder.weights) for fold, folder in wanted.items()}),
+    }
+    if stage := plan.configurations[choice.configuration].previous_stage:
+        made_from[EARLIER_STAGE] = digest_of_networks(workspace, stage)
+    return Predictions(
+        made_from=made_from,
+        dataset=plan.dataset,
+        configuration=choice.configuration,
+        folds=tuple(wanted),
+        device=settings.device.type,
+        precision=settings.precision,
+        mirror=settings.mirror,
+        cases=(),
+    )
+
+
+def _require_own(folder: FoldFolder, planned: Plan, configuration: ConfigurationName, fold: int) -> None:
+    """Refuse weights that are not those which the record beside them speaks of, or are of another plan.
 
     Raises:
-        PredictionError: If there is none, a channel is missing, or two scans would be written to one file.
+        PredictionError: If they are.
     """
-    if source.is_file():
-        output = target if _is_image(target) else output_path(source, target, planned.labels)
-        return [Scan((source,), output)]
-    if not source.is_dir():
-        raise PredictionError(f"{source}: a scan or a folder of scans must be there, found none. Correct the path.")
-    if _is_image(target):
-        raise PredictionError(f"{target}: OUT must be a folder when IN is one, got a file name. Name a folder.")
-    files = sorted(path for path in source.iterdir() if path.is_file() and _is_image(path))
-    if not files:
+    record = TrainingRecord.load(folder.record)
+    if (record.configuration, record.fold) != (configuration, fold):
         raise PredictionError(
-            f"{source}: at least one scan must be in the folder, found none."
-            f" Known formats: {', '.join(IMAGE_SUFFIXES)}."
+            f"{folder.record}: must be the record of fold {fold} of {configuration}, got that of fold {record.fold} of"
+            f" {record.configuration}. Put the files back where they were."
         )
-    scans = _channel_groups(files, len(planned.channels))
-    outputs = [output_path(_named_for_case(paths), target, planned.labels) for paths in scans]
-    if twice := next((path for path in outputs if outputs.count(path) > 1), None):
-        raise PredictionError(f"{source}: each scan must have a name of its own, got two for {twice}. Rename one.")
-    return [Scan(paths, output) for paths, output in zip(scans, outputs, strict=True)]
-
-
-def _is_image(path: Path) -> bool:
-    return path.name.lower().endswith(tuple(IMAGE_SUFFIXES))
-
-
-def _channel_groups(files: Sequence[Path], num_channels: int) -> list[tuple[Path, ...]]:
-    """Return the files of each scan: those that differ in the channel number alone belong together."""
-    groups: dict[str, list[Path]] = {}
-    for path in files:
-        groups.setdefault(_case_key(path, num_channels), []).append(path)
-    return [tuple(paths) for paths in groups.values()]
-
-
-def _case_key(path: Path, num_channels: int) -> str:
-    stem, _, ending = path.name.partition(".")
-    head, _, number = stem.rpartition("_")
-    is_channel = len(number) == 4 and number.isdigit() and int(number) < num_channels and head
-    return f"{head}.{ending}" if is_channel else path.name
-
-
-def _named_for_case(paths: tuple[Path, ...]) -> Path:
-    return paths[0].with_name(_case_key(paths[0], len(paths)))
+    if record.made_from.get(MODEL, planned.model_digest(configuration)) != planned.model_digest(configuration):
+        raise PredictionError(
+            f"{folder.root}: networks must be of the plan and the dataset of this workspace, got others. Restore the"
+            f" plan.json that they were trained with, or train again with --restart."
+        )
+    digest = digest_of_file(folder.weights) if folder.weights.exists() else ""
+    if record.made_from.get(WEIGHTS, digest) != digest:
+        raise PredictionError(
+            f"{folder.weights}: must be the weights that {folder.record.name} was written with, got others, or a"
+            " damaged file. Restore them, or train again with --restart."
+        )

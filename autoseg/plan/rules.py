@@ -212,10 +212,20 @@ class PostprocessingRules(Record):
     min_volumes_mm3: tuple[Positive, ...]
 
 
+class UnlikeRules(Record):
+    """`empirical.toml [unlike]`: when a scan is called unlike the training data."""
+
+    spacing_ratio: Ratio
+    extent_ratio: Ratio
+    volume_ratio: Ratio
+    min_share_of_foreground_intensity: Share
+
+
 class Empirical(Record):
     """`empirical.toml`: how held-out predictions come about and what is decided from them."""
 
     cross_validation: CrossValidationRules
+    unlike: UnlikeRules
     evaluation: EvaluationRules
     selection: SelectionRules
     postprocessing: PostprocessingRules

@@ -26,7 +26,16 @@ from autoseg.train.epoch import Fold, train_epochs
 from autoseg.train.failure import writing
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.initial import initial_weights_file
-from autoseg.train.record import EARLIER_STAGE, Row, TrainingRecord, TrainingState, different_training, load_state
+from autoseg.train.record import (
+    EARLIER_STAGE,
+    MODEL,
+    WEIGHTS,
+    Row,
+    TrainingRecord,
+    TrainingState,
+    different_training,
+    load_state,
+)
 from autoseg.train.sampling import PatchSource, SamplingPlan, load_batches
 from autoseg.train.schedule import Clock
 from autoseg.train.trainer import Trainer
@@ -139,7 +148,8 @@ def train_fold(
                 after_epoch=partial(hooks.after_epoch, request.configuration, request.fold),
             )
             train_epochs(fold, state, progress)
-        return _finish(fold, state, request, {"plan": plan.digest(), "dataset": data.digest, **origins})
+        digests = {"plan": plan.digest(), MODEL: plan.model_digest(request.configuration), "dataset": data.digest}
+        return _finish(fold, state, request, digests | origins)
 
 
 def _identity(plan: Plan, split: Split, request: TrainingRequest, origins: dict[str, str]) -> str:
@@ -165,8 +175,10 @@ def _clear(folder: FoldFolder) -> None:
 def _finish(fold: Fold, state: TrainingState, request: TrainingRequest, made_from: dict[str, str]) -> TrainingRecord:
     """Write the weights and the record of a training that is over, and return the record."""
     folder, trainer = fold.folder, fold.trainer
+    with writing(folder.weights):
+        save_weights(trainer.final_network.state_dict(), folder.weights)
     record = TrainingRecord(
-        made_from=made_from,
+        made_from=made_from | {WEIGHTS: digest_of_file(folder.weights)},
         configuration=request.configuration,
         fold=request.fold,
         identity=state.identity,
@@ -179,8 +191,7 @@ def _finish(fold: Fold, state: TrainingState, request: TrainingRequest, made_fro
         versions=_versions(),
         validation_dice=_class_dice(state.history[-1], fold.labels),
     )
-    with writing(folder.weights):
-        save_weights(trainer.final_network.state_dict(), folder.weights)
+    with writing(folder.record):
         record.save(folder.record)
     folder.checkpoint.unlink(missing_ok=True)
     return record

@@ -21,6 +21,12 @@ Row = dict[str, float]
 EARLIER_STAGE = "earlier stage"
 """Entry of a record's `made_from`: the networks whose predictions a cascade has learnt to refine."""
 
+MODEL = "model"
+"""Entry of a record's `made_from`: `Plan.model_digest` of what was trained."""
+
+WEIGHTS = "weights"
+"""Entry of a record's `made_from`: the file of weights that the record speaks of."""
+
 _DAMAGED = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, pickle.UnpicklingError)
 """What `torch.load` raises for a damaged file, and what a document with other entries leads to."""
 

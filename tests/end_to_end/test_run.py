@@ -83,7 +83,7 @@ def test_predictions_lie_on_the_original_grid_with_the_original_values(finished:
     image = request.source / "images" / f"{name}.nii.gz"
     output = tmp_path / "mask.nii.gz"
     model = pipeline.ModelChoice("3d_fullres", None, "cpu", mirror=False)
-    (outcome,) = pipeline.predict(workspace, model, image, output, Silent())
+    (outcome,) = pipeline.predict(workspace, model, pipeline.Request(image, output), Silent()).cases
     assert outcome.error is None
     scan, mask = sitk.ReadImage(str(image)), sitk.ReadImage(str(output))
     assert mask.GetSize() == scan.GetSize()
@@ -103,10 +103,10 @@ def test_one_bad_scan_does_not_stop_the_others(finished: Finished, tmp_path: Pat
         (scans / path.name).write_bytes(path.read_bytes())
     (scans / "broken.nii.gz").write_bytes(b"not an image")
     model = pipeline.ModelChoice("3d_fullres", (0,), "cpu", mirror=False)
-    outcomes = pipeline.predict(workspace, model, scans, tmp_path / "out", Silent())
+    outcomes = pipeline.predict(workspace, model, pipeline.Request(scans, tmp_path / "out"), Silent()).cases
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     assert [outcome.image.name for outcome in failed] == ["broken.nii.gz"]
-    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
 
 
 @pytest.mark.slow

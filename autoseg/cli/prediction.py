@@ -1,0 +1,91 @@
+"""`autoseg predict`."""
+
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from autoseg import pipeline
+from autoseg.cli import options as opt
+from autoseg.cli import tables
+from autoseg.cli.terminal import TerminalProgress, print_json
+from autoseg.core.workspace import Workspace
+from autoseg.infer.maps import Extras, Uncertainty
+from autoseg.infer.output import SUFFIXES, OutputFormat
+
+UNCERTAINTIES: tuple[Uncertainty, ...] = get_args(Uncertainty)
+
+
+def predict(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN", help="A scan, a folder of scans, a .csv of cases, or a DICOM series as folder or zip."
+        ),
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="A file for one scan, a folder for several.")],
+    workspace: opt.WorkspaceFolder = opt.WORKSPACE,
+    configuration: opt.Configuration = None,
+    folds: Annotated[str, typer.Option("--folds", help="Folds to average: all, 0, 0,2 or 0-4.")] = "all",
+    mirror: Annotated[bool, typer.Option("--mirror/--no-mirror", help="Average over mirrored scans.")] = True,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Search the folders below IN too.")] = False,
+    output_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help=f"Of the label maps: {', '.join(SUFFIXES)}. [default: that of the scan, as far as it can]"
+        ),
+    ] = None,
+    save_probabilities: Annotated[
+        bool, typer.Option("--save-probabilities", help="Also write the probability of every class, half precision.")
+    ] = False,
+    uncertainty: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Also write images of uncertainty: entropy, disagreement (of folds; takes as long again), or both,"
+            " separated by a comma.",
+        ),
+    ] = None,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Keep label maps that are there: continue a broken-off batch.")
+    ] = False,
+    device: opt.Device = "auto",
+    as_json: opt.Json = False,
+) -> int:
+    """Segment new scans with the trained folds.
+
+    In a folder, files whose names end in a channel's number (_0000) or name (_T1) belong together. A .csv has a column
+    per channel, or image; case and output may be added; paths are relative to it. What became of each scan goes to
+    predictions.json in OUT; a scan that fails does not stop the others, and the exit code is 1.
+    """
+    place = Workspace(workspace)
+    chosen = pipeline.choose_configuration(pipeline.load_plan(place), configuration)
+    model = pipeline.ModelChoice(chosen, opt.parse_folds(folds), device, mirror)
+    request = pipeline.Request(
+        source=source,
+        target=target,
+        recursive=recursive,
+        output_format=None if output_format is None else _format(output_format),
+        extras=Extras(save_probabilities, _uncertainties(uncertainty)),
+        skip_existing=skip_existing,
+    )
+    predictions = pipeline.predict(place, model, request, TerminalProgress())
+    if as_json:
+        print_json(predictions)
+    else:
+        tables.show_predictions(predictions, request.record)
+    return 0 if all(case.error is None for case in predictions.cases) else 1
+
+
+def _format(text: str) -> OutputFormat:
+    for name in SUFFIXES:
+        if name == text.lower():
+            return name
+    raise typer.BadParameter(f"--format: must be one of {', '.join(SUFFIXES)}, got {text!r}")
+
+
+def _uncertainties(text: str | None) -> tuple[Uncertainty, ...]:
+    asked = [] if text is None else [part.strip() for part in text.split(",")]
+    if strange := [part for part in asked if part not in UNCERTAINTIES]:
+        raise typer.BadParameter(f"--uncertainty: must be {' or '.join(UNCERTAINTIES)}, got {strange[0]!r}")
+    return tuple(name for name in UNCERTAINTIES if name in asked)

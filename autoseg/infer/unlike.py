@@ -1,0 +1,106 @@
+"""Warnings when a scan is unlike those that a model has learnt from; the thresholds are rules."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.core.orientation import orientation_of
+from autoseg.data.image import Image
+from autoseg.fingerprint import Fingerprint
+from autoseg.plan.rules import UnlikeRules
+from autoseg.plan.schema import Plan
+
+
+@dataclass(frozen=True)
+class Familiar:
+    """What a model knows.
+
+    Attributes:
+        plan: Its channels, classes and orientation.
+        fingerprint: Of the data that it has learnt from.
+        rules: Thresholds.
+    """
+
+    plan: Plan
+    fingerprint: Fingerprint
+    rules: UnlikeRules
+
+
+def unlike_scan(image: Image, familiar: Familiar) -> tuple[str, ...]:
+    """Return how a scan differs from all training data, a sentence each: in grid, orientation or intensity.
+
+    Spacings and extents are compared in ascending order of size, so that an axis is compared with its like whatever the
+    order in which a file stores it.
+    """
+    found = _unlike_grid(image, familiar)
+    orientation = orientation_of(image.geometry)
+    usual = familiar.plan.orientation
+    if orientation is None and usual is not None:
+        found.append("the scan states no orientation, the training data do: left and right may be exchanged")
+    return (*found, *_unlike_intensities(image, familiar))
+
+
+def unlike_result(volumes_ml: dict[str, float], familiar: Familiar) -> tuple[str, ...]:
+    """Return which volumes are unlike those of all training data: absent where all have it, far larger, far smaller."""
+    found = []
+    frequencies = {entry.name: entry for entry in familiar.fingerprint.frequencies}
+    for name, volume_ml in volumes_ml.items():
+        known = [
+            entry.volume_mm3 / 1000
+            for case in familiar.fingerprint.cases
+            for entry in case.classes
+            if entry.name == name and entry.num_voxels
+        ]
+        if not known:
+            continue
+        ratio = familiar.rules.volume_ratio
+        if volume_ml == 0 and frequencies[name].case_share == 1.0:
+            found.append(f"no {name} was found, which every training case has ({_range(known)} ml)")
+        elif volume_ml and not min(known) / ratio <= volume_ml <= max(known) * ratio:
+            found.append(f"volume of {name} is {volume_ml:.3g} ml, that of the training cases {_range(known)} ml")
+    return tuple(found)
+
+
+def _unlike_grid(image: Image, familiar: Familiar) -> list[str]:
+    shape, spacing = np.array(image.array.shape[1:]), np.array(image.geometry.spacing)
+    cases = familiar.fingerprint.cases
+    own = {"spacing": np.sort(spacing), "field of view": np.sort(shape * spacing)}
+    known = {
+        "spacing": np.array([sorted(case.spacing) for case in cases]),
+        "field of view": np.array(
+            [sorted(np.array(case.shape) * np.array(case.spacing)) for case in cases],
+        ),
+    }
+    ratios = {"spacing": familiar.rules.spacing_ratio, "field of view": familiar.rules.extent_ratio}
+    found = []
+    for name, values in own.items():
+        lowest, highest = known[name].min(axis=0), known[name].max(axis=0)
+        if (values < lowest / ratios[name]).any() or (values > highest * ratios[name]).any():
+            found.append(
+                f"{name} is {_sizes(values)} mm, that of the training data {_sizes(lowest)} to {_sizes(highest)} mm"
+            )
+    return found
+
+
+def _unlike_intensities(image: Image, familiar: Familiar) -> list[str]:
+    """Return the channels in which next to no voxel looks like foreground of the training data."""
+    found = []
+    for name, known, voxels in zip(familiar.plan.channels, familiar.fingerprint.intensities, image.array, strict=True):
+        lowest, highest = known.percentile_00_5, known.percentile_99_5
+        share = float(((voxels >= lowest) & (voxels <= highest)).mean())
+        if share < familiar.rules.min_share_of_foreground_intensity:
+            found.append(
+                f"intensities of {name} are {voxels.min():.4g} to {voxels.max():.4g}, and {share:.2%} of the voxels lie"
+                f" where the structures of the training data do ({lowest:.4g} to {highest:.4g})"
+            )
+    return found
+
+
+def _sizes(values: Sequence[float] | NDArray[np.float64]) -> str:
+    return " x ".join(f"{value:.3g}" for value in values)
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.3g} to {max(values):.3g}"
