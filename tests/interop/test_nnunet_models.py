@@ -16,6 +16,7 @@ from autoseg.core.errors import ArtefactError, AutosegError, DatasetError, PlanE
 from autoseg.core.workspace import Workspace
 from autoseg.interop.nnunet_models import import_nnunet
 from autoseg.network.checkpoint import load_network
+from autoseg.pipeline.prediction import ModelChoice, load_model
 from autoseg.plan.schema import ConfigurationPlan, Plan
 from autoseg.preprocess.resample import axis_orders, coarse_axis, resample_array
 from autoseg.train.record import TrainingRecord
@@ -124,6 +125,7 @@ def test_a_cascade_is_made_of_two_folders(tmp_path: Path) -> None:
     assert configurations["3d_cascade_fullres"].previous_stage == "3d_lowres"
     assert configurations["3d_cascade_fullres"].network.num_input_channels == 3
     assert configurations["3d_lowres"].spacing == (8.0, 2.0, 2.5)
+    load_model(workspace, ModelChoice("3d_cascade_fullres", None, "cpu", mirror=True))
 
 
 def test_a_cascade_without_its_first_stage_is_refused(tmp_path: Path) -> None:
