@@ -286,6 +286,14 @@ class Plan(Artefact):
         """Return the digest of all but the decisions: equal plans are equal however they were come to."""
         return digest_of(self.model_dump(mode="json", exclude={"decisions"}))
 
+    def model_digest(self, configuration: ConfigurationName) -> str:
+        """Return the digest of what the networks of a configuration see and mean; a recipe changes nothing."""
+        chosen = self.configurations[configuration].model_dump(
+            mode="json", include={"spacing", "normalization", "resampling", "network", "regions", "previous_stage"}
+        )
+        seen = self.model_dump(mode="json", include={"channels", "labels", "transpose", "orientation"})
+        return digest_of([chosen, seen])
+
     def recipe_digest(self, configuration: ConfigurationName) -> str:
         """Return the digest of all that the training of a configuration takes from the plan."""
         parts = (self.configurations[configuration], self.training)
