@@ -2,13 +2,14 @@
 # make test    environment, install, all checks
 # make check   format, lint, types, tests (layers among them)
 # make costs   measures memory and time beside what is predicted, into docs/costs.md; some minutes
+# make budgets DATA="ARCHIVE ..."    measures what budgets of time buy, into docs/budgets.md; half an hour per dataset
 # make kill-test    kills a training at 20 random moments and compares what it ends with; some minutes
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check format costs kill-test benchmark clean
+.PHONY: install demo test check format costs budgets kill-test benchmark clean
 
 install: $(VENV)/.installed
 
@@ -39,6 +40,9 @@ kill-test: install
 
 costs: install
 	$(BIN)/python -m tools.measure_costs
+
+budgets: install
+	$(BIN)/python -m tools.measure_budgets $(DATA) --work autoseg_work/budgets
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -90,12 +90,14 @@ def plan(
 
     It is checked, its fingerprint taken, and split into folds on the way.
 
-    Presets: residual (the default), plain, residual-m, residual-l, residual-xl, cpu; `autoseg rules` lists them.
+    Presets: residual (the default), plain, residual-m, residual-l, residual-xl, cpu (the default for a --budget on a
+    machine without a GPU); `autoseg rules` lists them.
     """
     place = Workspace(workspace)
-    time = (
-        None if budget is None else pipeline.AskedTime(seconds=budget, covers="a training", configuration=configuration)
-    )
+    time = None
+    if budget is not None:
+        time = pipeline.AskedTime(seconds=budget, covers="a training", configuration=configuration)
+        preset = pipeline.suited_preset(preset, time.device)
     options = pipeline.PlanOptions(preset, rules, _overrides(spacing, patch_size, batch_size, gpu_memory), time)
     if fingerprint is not None or dataset is not None:
         planned, seen = _plan_without_images(fingerprint, dataset, options, place)

@@ -1,10 +1,11 @@
 """The order of the stages. Each looks at what lies in the workspace and does only what is missing or out of date."""
 
 from autoseg.pipeline.costs import costs_here
-from autoseg.pipeline.full_run import CPU_PRESET, RunRequest, RunResult, run
+from autoseg.pipeline.full_run import RunRequest, RunResult, run
 from autoseg.pipeline.heldout import score_held_out
 from autoseg.pipeline.prediction import ModelChoice, load_predictor, predict
 from autoseg.pipeline.prepare import (
+    CPU_PRESET,
     AskedTime,
     DataOptions,
     Planning,
@@ -15,6 +16,7 @@ from autoseg.pipeline.prepare import (
     plan,
     plan_from,
     preprocess,
+    suited_preset,
 )
 from autoseg.pipeline.scans import Request
 from autoseg.pipeline.training import TrainingLength, num_loaders, train, training_length
@@ -42,6 +44,7 @@ __all__ = [
     "preprocess",
     "run",
     "score_held_out",
+    "suited_preset",
     "train",
     "training_length",
 ]

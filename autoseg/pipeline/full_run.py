@@ -25,6 +25,7 @@ from autoseg.pipeline.prepare import (
     load_plan,
     plan,
     preprocess,
+    suited_preset,
 )
 from autoseg.pipeline.training import TrainingLength, load_split, num_loaders, train, training_length
 from autoseg.plan.schema import ConfigurationName
@@ -32,9 +33,6 @@ from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.loop import TrainingRequest
 
 log = logging.getLogger(__name__)
-
-CPU_PRESET = "cpu"
-"""What `run` plans for where there is no GPU and no preset was named."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +155,7 @@ def run(workspace: Workspace, request: RunRequest, progress: Progress, hooks: Ho
 
 def _planning(request: RunRequest) -> PlanOptions:
     """Return how a run is planned: with the preset that suits the device if none is named, and for its budget."""
-    options = request.planning
-    if options.preset is None and choose_device(request.device).type == "cpu":
-        options = replace(options, preset=CPU_PRESET)
+    options = replace(request.planning, preset=suited_preset(request.planning.preset, request.device))
     if request.budget_s is None:
         return options
     time = AskedTime(

@@ -14,6 +14,7 @@ from autoseg.data.check import CheckReport, check_dataset
 from autoseg.data.dataset import Dataset, open_dataset
 from autoseg.data.splits import make_splits
 from autoseg.fingerprint import Fingerprint, extract_fingerprint
+from autoseg.network.device import choose_device
 from autoseg.pipeline.timing import Timing, time_plan
 from autoseg.plan.budget import TimeBudget
 from autoseg.plan.decisions import Reasons
@@ -23,6 +24,9 @@ from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationName, Decision, Plan
 
 log = logging.getLogger(__name__)
+
+CPU_PRESET = "cpu"
+"""What is planned for where there is no GPU, no preset was named, and training follows at once or has a budget."""
 
 AnArtefact = TypeVar("AnArtefact", bound=Artefact)
 
@@ -243,6 +247,16 @@ def load_plan(workspace: Workspace) -> Plan:
             " Run `autoseg plan DATA` first, or name the folder with --workspace."
         )
     return Plan.load(workspace.plan)
+
+
+def suited_preset(asked: str | None, device: str) -> str | None:
+    """Return the preset that was asked for; without one, that for a CPU where there is no GPU, else None.
+
+    Args:
+        asked: Entry of `rules/presets.toml`, or None.
+        device: That trains; see `choose_device`.
+    """
+    return CPU_PRESET if asked is None and choose_device(device).type == "cpu" else asked
 
 
 def choose_configuration(planned: Plan, asked: str | None) -> ConfigurationName:
