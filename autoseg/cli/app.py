@@ -13,7 +13,7 @@ import typer
 import autoseg
 from autoseg import pipeline
 from autoseg.benchmark.run import benchmark as run_benchmark
-from autoseg.cli import importing, planning, prediction, tables
+from autoseg.cli import evaluation, importing, planning, prediction, selection, tables
 from autoseg.cli import options as opt
 from autoseg.cli.interruption import INTERRUPTION
 from autoseg.cli.planning import with_explained_value
@@ -21,7 +21,6 @@ from autoseg.cli.terminal import TerminalProgress, duration, err, out, print_jso
 from autoseg.cli.training import training_hooks
 from autoseg.core.errors import AutosegError, InterruptionError
 from autoseg.core.workspace import Workspace
-from autoseg.evaluate.run import evaluate as evaluate_files
 from autoseg.report.live import curves_path
 from autoseg.report.picture import write_curves
 from autoseg.report.run import draw_run
@@ -36,7 +35,19 @@ app = typer.Typer(
 )
 
 
-COMMANDS = ("check", "plan", "rules", "preprocess", "train", "predict", "evaluate", "run", "benchmark", "import-nnunet")
+COMMANDS = (
+    "check",
+    "plan",
+    "rules",
+    "preprocess",
+    "train",
+    "predict",
+    "evaluate",
+    "select",
+    "run",
+    "benchmark",
+    "import-nnunet",
+)
 
 
 def main() -> None:
@@ -171,26 +182,8 @@ def train(
 app.command()(prediction.predict)
 
 
-@app.command()
-def evaluate(
-    predictions: Annotated[Path, typer.Argument(metavar="PRED", help="Predicted label file or folder.")],
-    references: Annotated[Path, typer.Argument(metavar="REF", help="Reference label file or folder.")],
-    as_json: opt.Json = False,
-    save: Annotated[Path | None, typer.Option("--save", help="Also write the JSON here.")] = None,
-    workers: opt.Workers = None,
-) -> None:
-    """Score label maps against references.
-
-    Dice, surface Dice and HD95: mean and spread per class, Dice per case.
-    """
-    evaluation = evaluate_files(predictions, references, None, TerminalProgress(), opt.num_workers(workers))
-    if save is not None:
-        evaluation.save(save)
-    if as_json:
-        print_json(evaluation)
-    else:
-        tables.show_cases(evaluation)
-        tables.show_evaluation("Summary", evaluation)
+app.command()(evaluation.evaluate)
+app.command()(selection.select)
 
 
 @app.command()

@@ -20,7 +20,7 @@ STAGES: dict[ConfigurationName, int] = {"2d": 1, "3d_fullres": 1, "3d_cascade_fu
 EVEN = np.ones(2)
 
 
-def _evaluation(organ: float, lesion: float | None, surface: float | None = None) -> Evaluation:
+def evaluation_of(organ: float, lesion: float | None, surface: float | None = None) -> Evaluation:
     """Return scores of ten cases around the given Dice; the surface Dice is the same unless it is given."""
     cases = [case(str(number), organ + 0.01 * (number % 5 - 2), lesion) for number in range(10)]
     if surface is not None:
@@ -62,16 +62,16 @@ def test_every_configuration_and_every_pair_is_tried() -> None:
 
 def test_the_highest_score_wins() -> None:
     evaluations: dict[Together, Evaluation] = {
-        ("2d",): _evaluation(0.80, 0.6),
-        ("3d_fullres",): _evaluation(0.84, 0.6),
-        ("2d", "3d_fullres"): _evaluation(0.85, 0.6),
+        ("2d",): evaluation_of(0.80, 0.6),
+        ("3d_fullres",): evaluation_of(0.84, 0.6),
+        ("2d", "3d_fullres"): evaluation_of(0.85, 0.6),
     }
 
     assert _ranked(evaluations) == ["2d + 3d_fullres", "3d_fullres", "2d"]
 
 
 def test_ties_go_to_the_simpler() -> None:
-    single, cascade, pair = _evaluation(0.80, 0.6), _evaluation(0.80, 0.60005), _evaluation(0.80, 0.6001)
+    single, cascade, pair = evaluation_of(0.80, 0.6), evaluation_of(0.80, 0.60005), evaluation_of(0.80, 0.6001)
     evaluations: dict[Together, Evaluation] = {
         ("2d", "3d_fullres"): pair,
         ("3d_cascade_fullres",): cascade,
@@ -87,8 +87,8 @@ def test_ties_go_to_the_simpler() -> None:
 
 def test_weights_and_metric_change_the_winner() -> None:
     evaluations: dict[Together, Evaluation] = {
-        ("2d",): _evaluation(0.9, 0.5, surface=0.6),
-        ("3d_fullres",): _evaluation(0.7, 0.65, surface=0.7),
+        ("2d",): evaluation_of(0.9, 0.5, surface=0.6),
+        ("3d_fullres",): evaluation_of(0.7, 0.65, surface=0.7),
     }
 
     assert _ranked(evaluations)[0] == "2d"
@@ -97,7 +97,10 @@ def test_weights_and_metric_change_the_winner() -> None:
 
 
 def test_scores_intervals_and_distances_from_the_winner() -> None:
-    evaluations: dict[Together, Evaluation] = {("2d",): _evaluation(0.9, None), ("3d_fullres",): _evaluation(0.8, None)}
+    evaluations: dict[Together, Evaluation] = {
+        ("2d",): evaluation_of(0.9, None),
+        ("3d_fullres",): evaluation_of(0.8, None),
+    }
     first, second = rank(evaluations, "dice", EVEN, RULES, stages=STAGES, tie_margin=0.0)
 
     assert first.score == pytest.approx(0.9)
@@ -144,7 +147,7 @@ def test_a_cascade_is_two_stages() -> None:
     assert stages_of(plans, ["3d_lowres", "3d_cascade_fullres"]) == {"3d_lowres": 1, "3d_cascade_fullres": 2}  # type: ignore[arg-type]
 
 
-def _selection(candidates: tuple[Candidate, ...], gain: float, **postprocessing: object) -> Selection:
+def selection_of(candidates: tuple[Candidate, ...], gain: float, **postprocessing: object) -> Selection:
     return Selection(
         metric="dice",
         tolerance_mm=1.0,
@@ -162,17 +165,17 @@ def _selection(candidates: tuple[Candidate, ...], gain: float, **postprocessing:
 
 def test_a_selection_explains_itself() -> None:
     evaluations: dict[Together, Evaluation] = {
-        ("2d",): _evaluation(0.9, 0.6),
-        ("3d_fullres",): _evaluation(0.8, 0.6),
-        ("2d", "3d_fullres"): _evaluation(0.90005, 0.6),
+        ("2d",): evaluation_of(0.9, 0.6),
+        ("3d_fullres",): evaluation_of(0.8, 0.6),
+        ("2d", "3d_fullres"): evaluation_of(0.90005, 0.6),
     }
     candidates = rank(evaluations, "dice", EVEN, RULES, stages=STAGES, tie_margin=0.0001)
-    text = explain_selection(_selection(candidates, 0.01, classes={"lesion": Treatment(keeps_largest=True)}))
+    text = explain_selection(selection_of(candidates, 0.01, classes={"lesion": Treatment(keeps_largest=True)}))
 
     assert text.startswith("Configuration: 2d\n")
     assert "of equals the simpler one wins" in text
     assert "3d_fullres: 0.7000, -0.0500 (-0.0500 to -0.0500). More than the choice of cases explains." in text
     assert "Postprocessing: lesion: keep the largest component" in text
     assert "+0.0100" in text
-    assert "None helped" in explain_selection(_selection(candidates, 0.0))
-    assert "changed the score on that one by -0.0100" in explain_selection(_selection(candidates, -0.01))
+    assert "None helped" in explain_selection(selection_of(candidates, 0.0))
+    assert "changed the score on that one by -0.0100" in explain_selection(selection_of(candidates, -0.01))

@@ -1,0 +1,92 @@
+"""The command `select`: configuration or ensemble, and postprocessing, from held-out cases."""
+
+from typing import Annotated
+
+import typer
+
+from autoseg.cli import options as opt
+from autoseg.cli.terminal import TerminalProgress, out, print_json, show_table
+from autoseg.core.workspace import Workspace
+from autoseg.pipeline.selection import SelectionRequest, make_selection
+from autoseg.select.choose import Candidate, Selection
+from autoseg.select.crossfit import Metric
+from autoseg.select.explain import WORDS, explain_selection, uncertainty
+
+
+def parse_weight(text: str) -> tuple[str, float]:
+    """Return name and weight of a class from a text like lesion=2."""
+    name, equals, number = text.rpartition("=")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = None
+    if not equals or not name or weight is None:
+        raise typer.BadParameter(f"must be a class and its weight, such as lesion=2, got {text!r}")
+    return name, weight
+
+
+def select(
+    workspace: opt.WorkspaceFolder = opt.WORKSPACE,
+    metric: Annotated[Metric, typer.Option("--metric", help="That decides: dice, or nsd (surface Dice).")] = "dice",
+    weight: Annotated[
+        list[str] | None,
+        typer.Option("--weight", metavar="CLASS=NUMBER", help="Of a class in the mean; may be repeated. [default: 1]"),
+    ] = None,
+    mirror: Annotated[bool, typer.Option("--mirror/--no-mirror", help="Average over mirrored scans.")] = True,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why, and what it was chosen over.")] = False,
+    device: opt.Device = "auto",
+    workers: opt.Workers = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Choose from what is trained, by held-out cases.
+
+    Every configuration and every pair of them as an ensemble is scored; postprocessing is kept where it helps.
+    """
+    request = SelectionRequest(
+        metric=metric,
+        weights=dict(parse_weight(text) for text in weight or ()),
+        device=device,
+        num_workers=opt.num_workers(workers),
+        mirror=mirror,
+    )
+    place = Workspace(workspace)
+    selection = make_selection(place, request, TerminalProgress())
+    if as_json:
+        print_json(selection)
+        return
+    show_selection(selection)
+    if explain:
+        out.print()
+        out.print(explain_selection(selection), markup=False)
+    out.print(f"\nWrote {place.selection}. Next: autoseg predict SCAN OUT{opt.same_workspace(workspace)}", markup=False)
+
+
+def show_selection(selection: Selection) -> None:
+    """Print the candidates, the winner first, and the postprocessing."""
+    names = list(selection.weights)
+    winner = selection.candidates[0]
+    rows = [
+        (
+            candidate.name,
+            f"{candidate.score:.4f}{_range(candidate)}",
+            "" if candidate == winner else uncertainty(candidate.behind),
+            *(_score(candidate.classes[name]) for name in names),
+        )
+        for candidate in selection.candidates
+    ]
+    what = WORDS[selection.metric]
+    title = f"Mean {what} of {selection.num_cases} held-out cases (95 % interval)"
+    show_table(title, ("", what, "to the winner", *names), rows)
+    out.print(f"\nChosen: {winner.name}", markup=False)
+    steps = "; ".join(selection.postprocessing.summary)
+    gain = f", {uncertainty(selection.gain)} on cases without a part in it" if steps else ""
+    out.print(f"Postprocessing: {steps or 'none'}{gain}", markup=False)
+
+
+def _range(candidate: Candidate) -> str:
+    interval = candidate.interval
+    return "" if interval is None else f" ({interval.low:.4f} to {interval.high:.4f})"
+
+
+def _score(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.4f}"

@@ -1,0 +1,202 @@
+"""Selection in a workspace: from networks that are there to `selection.json`, and what is wrong with others."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autoseg import pipeline
+from autoseg.core.errors import SelectionError
+from autoseg.core.progress import Silent
+from autoseg.core.workspace import Workspace
+from autoseg.data.image import read_label
+from autoseg.data.splits import Splits
+from autoseg.evaluate.scores import Evaluation
+from autoseg.network.checkpoint import save_weights
+from autoseg.network.unet import UNet
+from autoseg.pipeline.selection import SelectionRequest, find_held_out, make_selection
+from autoseg.plan.schema import ConfigurationName, Plan
+from autoseg.select.choose import Selection
+from autoseg.train.record import TrainingRecord
+from tests.end_to_end.blobs import write_blobs, write_tiny_rules
+
+NUM_FOLDS = 3
+REQUEST = SelectionRequest(device="cpu", mirror=False)
+
+
+def _plan(folder: Path) -> tuple[Workspace, Plan]:
+    workspace = Workspace(folder / "work")
+    planned = pipeline.plan(
+        write_blobs(folder / "data", shape=(7, 16, 15)),
+        workspace,
+        pipeline.DataOptions(group_by=r"(pat\d+)_", num_folds=NUM_FOLDS, num_workers=0),
+        pipeline.PlanOptions(preset="cpu", rules=write_tiny_rules(folder / "rules")),
+        Silent(),
+    )
+    return workspace, planned
+
+
+def _train(workspace: Workspace, planned: Plan, configuration: ConfigurationName, fold: int) -> None:
+    """Write what a training leaves, with random weights."""
+    folder = workspace.fold(configuration, fold)
+    torch.manual_seed(fold)
+    save_weights(UNet(planned.configurations[configuration].network).state_dict(), folder.weights)
+    TrainingRecord(
+        made_from={"recipe": planned.recipe_digest(configuration)},
+        configuration=configuration,
+        fold=fold,
+        identity="",
+        seed=0,
+        num_epochs=1,
+        num_steps=1,
+        seconds=1.0,
+        device="cpu",
+        precision="float32",
+        versions={},
+        validation_dice={},
+    ).save(folder.record)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace in which 2d and 3d_fullres are there in all folds, and selected from."""
+    workspace, planned = _plan(tmp_path_factory.mktemp("selection"))
+    assert set(planned.configurations) == {"2d", "3d_fullres"}
+    for configuration in planned.configurations:
+        for fold in range(NUM_FOLDS):
+            _train(workspace, planned, configuration, fold)
+    make_selection(workspace, REQUEST, Silent())
+    return workspace
+
+
+@pytest.fixture
+def copied(trained: Workspace, tmp_path: Path) -> Workspace:
+    """The same, to be spoilt."""
+    shutil.copytree(trained.root, tmp_path / "work")
+    return Workspace(tmp_path / "work")
+
+
+def test_every_candidate_is_scored_on_every_case(trained: Workspace) -> None:
+    selection = Selection.load(trained.selection)
+
+    assert {candidate.name for candidate in selection.candidates} == {"2d", "3d_fullres", "2d + 3d_fullres"}
+    assert selection.configurations == selection.candidates[0].configurations
+    assert (selection.num_cases, selection.num_groups, selection.folds) == (6, 3, (0, 1, 2))
+    for candidate in selection.candidates:
+        folder = trained.crossval("+".join(candidate.configurations))
+        evaluation = Evaluation.load(folder / "evaluation.json")
+        assert len(evaluation.cases) == 6
+        assert {case.group for case in evaluation.cases} == {"pat0", "pat1", "pat2"}
+        assert candidate.score == pytest.approx(evaluation.mean_foreground_dice)
+        assert candidate.interval == evaluation.mean_foreground_interval
+
+
+def test_an_ensemble_keeps_what_its_members_agree_on(trained: Workspace) -> None:
+    maps = [
+        read_label(trained.crossval(name) / "pat0_scan0.nii.gz").array for name in ("2d", "3d_fullres", "2d+3d_fullres")
+    ]
+    agreed = maps[0] == maps[1]
+
+    assert 0 < agreed.mean() < 1
+    assert (maps[2] == maps[0])[agreed].all()
+
+
+def test_only_label_maps_and_scores_are_left(trained: Workspace) -> None:
+    left = {path.suffix for path in (trained.root / "crossval").rglob("*") if path.is_file()}
+
+    assert left == {".gz", ".json"}
+
+
+@pytest.mark.slow
+def test_what_was_predicted_is_not_predicted_again(copied: Workspace) -> None:
+    before = Selection.load(copied.selection)
+    path = copied.crossval("2d+3d_fullres") / "pat0_scan0.nii.gz"
+    written = path.stat().st_mtime_ns
+    (copied.crossval("2d+3d_fullres") / "pat1_scan2.nii.gz").unlink()
+
+    assert make_selection(copied, REQUEST, Silent()) == before
+    fold = next(
+        number for number, split in enumerate(Splits.load(copied.splits).folds) if "pat1_scan2" in split.validation
+    )
+    is_of_fold = "pat0_scan0" in Splits.load(copied.splits).folds[fold].validation
+    assert (path.stat().st_mtime_ns == written) != is_of_fold
+
+
+@pytest.mark.slow
+def test_new_weights_are_predicted_anew(copied: Workspace) -> None:
+    before = Selection.load(copied.selection)
+    planned = pipeline.load_plan(copied)
+    torch.manual_seed(99)
+    save_weights(UNet(planned.configurations["2d"].network).state_dict(), copied.fold("2d", 1).weights)
+    after = make_selection(copied, REQUEST, Silent())
+
+    assert after.made_from != before.made_from
+    scores = [{found.name: found.score for found in selection.candidates} for selection in (before, after)]
+    assert scores[0]["3d_fullres"] == scores[1]["3d_fullres"]
+    assert scores[0]["2d"] != scores[1]["2d"]
+    assert scores[0]["2d + 3d_fullres"] != scores[1]["2d + 3d_fullres"]
+
+
+@pytest.mark.slow
+def test_metric_and_weights_are_the_users(trained: Workspace, tmp_path: Path) -> None:
+    shutil.copytree(trained.root, tmp_path / "work")
+    request = SelectionRequest("nsd", {"small": 0.0}, "cpu", mirror=False)
+    selection = make_selection(Workspace(tmp_path / "work"), request, Silent())
+    winner = selection.candidates[0]
+    scores = Evaluation.load(trained.crossval("+".join(winner.configurations)) / "evaluation.json").per_class["large"]
+
+    assert winner.score == pytest.approx(scores.surface_dice.mean)
+    assert selection.weights == {"large": 1.0, "small": 0.0}
+
+
+def test_one_configuration_is_selected_as_well(copied: Workspace) -> None:
+    shutil.rmtree(copied.root / "models" / "2d")
+
+    assert make_selection(copied, REQUEST, Silent()).configurations == ("3d_fullres",)
+
+
+def test_missing_folds_and_folds_of_other_plans_are_all_named(copied: Workspace) -> None:
+    shutil.rmtree(copied.fold("2d", 1).root)
+    record = TrainingRecord.load(copied.fold("3d_fullres", 2).record)
+    record.model_copy(update={"made_from": {"recipe": "another"}}).save(copied.fold("3d_fullres", 2).record)
+
+    with pytest.raises(SelectionError) as caught:
+        find_held_out(copied)
+
+    message = str(caught.value)
+    assert "got 2 problems" in message
+    assert "fold 1 of 2d must be trained, found no record. Run `autoseg train --fold 1 --configuration 2d`." in message
+    assert "fold 2 of 3d_fullres must be trained as the plan of the workspace says, got another plan" in message
+    assert "--fold 2 --configuration 3d_fullres --restart`" in message
+
+
+def test_fewer_cases_than_folds_are_named(copied: Workspace) -> None:
+    splits = Splits.load(copied.splits)
+    empty = splits.folds[0].model_copy(update={"validation": ()})
+    splits.model_copy(update={"folds": (empty, *splits.folds[1:])}).save(copied.splits)
+
+    with pytest.raises(SelectionError, match=r"each fold must hold out a case, got 3 folds of 6 cases. .*--num-folds"):
+        find_held_out(copied)
+
+
+def test_folds_of_an_earlier_split_are_named(copied: Workspace) -> None:
+    shutil.copytree(copied.fold("2d", 2).root, copied.fold("2d", 3).root)
+
+    with pytest.raises(SelectionError, match="a fold must be one of 0 to 2, got 3"):
+        find_held_out(copied)
+
+
+def test_nothing_trained_is_named_with_the_command(copied: Workspace) -> None:
+    shutil.rmtree(copied.root / "models")
+
+    with pytest.raises(SelectionError, match=r"must be trained in all folds, got none\. Run `autoseg run"):
+        find_held_out(copied)
+
+
+def test_a_selection_survives_the_disk(trained: Workspace) -> None:
+    selection = Selection.load(trained.selection)
+
+    assert selection.postprocessing == Selection.model_validate_json(selection.model_dump_json()).postprocessing
+    assert np.isfinite(selection.candidates[0].score)
