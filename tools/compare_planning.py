@@ -1,26 +1,30 @@
 """Times `autoseg plan` beside nnU-Net's fingerprint and planning on the same data, in turn, and prints a table.
 
-Both are whole commands, start-up included. autoseg reads the archive as it was downloaded, and checks it; nnU-Net reads
-an unpacked folder that was renamed for it beforehand, and does not check it.
+All are whole commands, start-up included, with the same number of processes. autoseg reads the archive as it was
+downloaded, unpacks it and checks every case; nnU-Net reads an unpacked folder that was renamed for it beforehand, and
+does not check it. autoseg is timed twice: until the plan is written, and to the end of the command, which has measured
+the device's speed for two seconds by then to predict time and memory. nnU-Net does nothing of the kind.
 
-    python tools/compare_planning.py Task04_Hippocampus.tar --nnunet-bin ENVIRONMENT/bin --runs 3
+    python -m tools.compare_planning Task04_Hippocampus.tar --nnunet-bin ENVIRONMENT/bin --runs 3
 """
 
 import argparse
-import json
 import os
 import platform
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from autoseg.data.dataset import open_dataset
+from autoseg.core.workspace import Workspace
+from tools.nnunet_layout import lay_out, run
 
-DATASET = "Dataset001_Compared"
+PLANNED = "`autoseg plan`, until the plan is written"
+WHOLE = "`autoseg plan`, whole"
+NNUNET = "`nnUNetv2_plan_and_preprocess --no_pp`"
+NNUNET_STEPS = "`nnUNetv2_extract_fingerprint`, `nnUNetv2_plan_experiment`"
 
 
 def main() -> None:
@@ -32,54 +36,46 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = _compare(given, Path(folder))
-    ours, theirs = (statistics.median(seconds) for seconds in zip(*rows, strict=True))
-    ratios = [mine / their for mine, their in rows]
-    machine = platform.processor() or platform.machine()
-    print(f"{machine}, {os.cpu_count()} cores, {given.workers} workers, {time.ctime()}\n")
-    print("| command | median of wall seconds | runs |")
+        environment = lay_out(given.source, Path(folder))
+        rounds = [_round(given, Path(folder), number, environment) for number in range(given.runs)]
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, {given.workers} processes, {time.strftime('%Y-%m-%d %H:%M')}\n"
+    )
+    print("| command | seconds, median | each run |")
     print("|---|---|---|")
-    print(f"| autoseg plan | {ours:.1f} | {', '.join(f'{mine:.1f}' for mine, _ in rows)} |")
-    print(f"| nnUNetv2_plan_and_preprocess --no_pp | {theirs:.1f} | {', '.join(f'{their:.1f}' for _, their in rows)} |")
-    print(f"\nautoseg / nnU-Net, pair by pair: median {statistics.median(ratios):.3f}, at most {max(ratios):.3f}")
+    for name in rounds[0]:
+        seconds = [found[name] for found in rounds]
+        print(f"| {name} | {statistics.median(seconds):.1f} | {', '.join(f'{value:.1f}' for value in seconds)} |")
+    print()
+    for name in (PLANNED, WHOLE):
+        ratios = [found[NNUNET] / found[name] for found in rounds]
+        each = ", ".join(f"{ratio:.1f}" for ratio in ratios)
+        print(f"{NNUNET} / {name}, run by run: median {statistics.median(ratios):.1f} ({each})")
 
 
-def _compare(given: argparse.Namespace, folder: Path) -> list[tuple[float, float]]:
-    """Return the seconds of both commands, pair by pair."""
-    environment = _lay_out_for_nnunet(given.source, folder)
-    theirs = [given.nnunet_bin / "nnUNetv2_plan_and_preprocess", "-d", "1", "--no_pp", "--clean"]
-    theirs += ["-npfp", str(given.workers)]
-    rows = []
-    for run in range(given.runs):
-        ours = [sys.executable, "-m", "autoseg", "plan", given.source, "--workers", str(given.workers)]
-        ours += ["--workspace", folder / f"workspace_{run}"]
-        rows.append((_seconds(ours, dict(os.environ)), _seconds(theirs, environment)))
-    return rows
-
-
-def _lay_out_for_nnunet(source: Path, folder: Path) -> dict[str, str]:
-    """Copy the dataset under the names that nnU-Net wants; return the environment with the variables that it wants."""
-    dataset = open_dataset(source, folder / "unpacked")
-    raw = folder / "raw" / DATASET
-    for name in ("imagesTr", "labelsTr"):
-        (raw / name).mkdir(parents=True)
-    for case in dataset.cases:
-        shutil.copy(case.images[0], raw / "imagesTr" / f"{case.name}_0000.nii.gz")
-        shutil.copy(str(case.label), raw / "labelsTr" / f"{case.name}.nii.gz")
-    description = {
-        "channel_names": dict(enumerate(dataset.channels)),
-        "labels": {label.name: label.value for label in dataset.labels.classes},
-        "numTraining": len(dataset.cases),
-        "file_ending": ".nii.gz",
+def _round(given: argparse.Namespace, folder: Path, number: int, environment: dict[str, str]) -> dict[str, float]:
+    """Return the seconds of each command, run once, one after the other."""
+    workers = str(given.workers)
+    workspace = folder / f"workspace_{number}"
+    plan = [sys.executable, "-m", "autoseg", "plan", given.source, "--workers", workers, "--workspace", workspace]
+    began = time.time()
+    whole = _seconds([plan], dict(os.environ))
+    planned = Workspace(workspace).plan.stat().st_mtime - began
+    at_once = [given.nnunet_bin / "nnUNetv2_plan_and_preprocess", "-d", "1", "--no_pp", "--clean", "-npfp", workers]
+    extract = [given.nnunet_bin / "nnUNetv2_extract_fingerprint", "-d", "1", "--clean", "-np", workers]
+    steps = [extract, [given.nnunet_bin / "nnUNetv2_plan_experiment", "-d", "1"]]
+    return {
+        PLANNED: planned,
+        WHOLE: whole,
+        NNUNET: _seconds([at_once], environment),
+        NNUNET_STEPS: _seconds(steps, environment),
     }
-    (raw / "dataset.json").write_text(json.dumps(description))
-    variables = {f"nnUNet_{part}": str(folder / part) for part in ("raw", "preprocessed", "results")}
-    return {**os.environ, **variables}
 
 
-def _seconds(command: list[object], environment: dict[str, str]) -> float:
+def _seconds(commands: Sequence[Sequence[object]], environment: dict[str, str]) -> float:
     began = time.monotonic()
-    subprocess.run([str(part) for part in command], env=environment, check=True, stdout=subprocess.DEVNULL)
+    for command in commands:
+        run(command, environment)
     return time.monotonic() - began
 
 
