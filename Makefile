@@ -3,13 +3,17 @@
 # make check   format, lint, types, tests (layers among them)
 # make costs   measures memory and time beside what is predicted, into docs/costs.md; some minutes
 # make budgets DATA="ARCHIVE ..."    measures what budgets of time buy, into docs/budgets.md; half an hour per dataset
+# make speed-metrics    measures the time of all metrics of a large case, into docs/metrics.md
+# make agreement NNUNET=ENVIRONMENT/bin              plans random fingerprints with nnU-Net's planners, too: docs/agreement.md
+# make agreement-data NNUNET=... DATA=ARCHIVE        compares fingerprints, trains exported plans with nnU-Net
+# make speed-planning NNUNET=... DATA=ARCHIVE        times planning beside nnU-Net: docs/speed.md
 # make kill-test    kills a training at 20 random moments and compares what it ends with; some minutes
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check format costs budgets kill-test benchmark clean
+.PHONY: install demo test check format costs budgets kill-test benchmark clean speed-metrics agreement agreement-data speed-planning
 
 install: $(VENV)/.installed
 
@@ -43,6 +47,20 @@ costs: install
 
 budgets: install
 	$(BIN)/python -m tools.measure_budgets $(DATA) --work autoseg_work/budgets
+
+speed-metrics: install
+	$(BIN)/python -m tools.measure_metrics
+
+agreement: install
+	$(BIN)/pytest -q tests/plan/test_published_plans.py
+	$(NNUNET)/python -m tests.plan.nnunet_agreement --count 300
+
+agreement-data: install
+	$(BIN)/python -m tools.compare_fingerprints $(DATA) --nnunet-bin $(NNUNET)
+	$(BIN)/python -m tools.train_export_with_nnunet $(DATA) --nnunet-bin $(NNUNET)
+
+speed-planning: install
+	$(BIN)/python -m tools.compare_planning $(DATA) --nnunet-bin $(NNUNET)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
