@@ -1,10 +1,12 @@
 """One prepared scan becomes a label map."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -13,15 +15,22 @@ from torch import Tensor, nn
 
 from autoseg.core.errors import PredictionError
 from autoseg.core.geometry import Shape, Spacing
+from autoseg.core.memory import available_memory_bytes
 from autoseg.core.stopwatch import Stopwatch
 from autoseg.data.image import Image, LabelImage
 from autoseg.infer.export import Observe, Place, decide_classes, output_orders, restore_label
 from autoseg.infer.merging import Shelter
+from autoseg.infer.shortage import copies_on_cpu, is_shortage, is_shortage_of_device
 from autoseg.infer.tiles import Computing, Tiling, predict_parts, sweep_order
 from autoseg.network.cascade import ReadsEarlierStage
 from autoseg.network.device import Precision, best_precision
+from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationPlan, Plan
 from autoseg.preprocess.case import Prepared, prepare_image
+
+_logger = logging.getLogger(__name__)
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,10 @@ class Model:
     earlier: "Model | None" = None
 
 
+Pace: TypeAlias = Literal["fast", "standard", "accurate"]
+"""How carefully scans are predicted."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Where and how carefully a model is run.
@@ -50,8 +63,10 @@ class Settings:
         precision: In which the networks compute.
         mirror: Whether the mean over the mirror images that the configuration allows is taken.
         batch_size: Tiles that a network sees at once.
+        tile_step: Largest distance of neighbouring tiles, as a share of the patch; None for the plan's.
         merges_on_cpu: Whether tiles are merged on the CPU, wherever networks run.
-        merging_bytes: Largest memory for merging; what goes beyond waits on disk. None for no limit.
+        merging_share: Of the free memory, what tiles that wait for their neighbours may take; on a CPU what goes beyond
+            waits on disk. None for no limit.
         scratch: Folder for what waits on disk; None for the system's folder of temporary files.
     """
 
@@ -59,8 +74,9 @@ class Settings:
     precision: Precision
     mirror: bool
     batch_size: int
+    tile_step: float | None = None
     merges_on_cpu: bool = False
-    merging_bytes: int | None = None
+    merging_share: float | None = None
     scratch: Path | None = None
 
 
@@ -77,10 +93,28 @@ class Onlooker:
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
 
-def default_settings(device: torch.device, configuration: ConfigurationPlan) -> Settings:
-    """Return mirroring, the fastest precision of the device, and on a GPU the batch that fits it in training."""
-    batch_size = configuration.batch_size if device.type == "cuda" else 1
-    return Settings(device=device, precision=best_precision(device), mirror=True, batch_size=batch_size)
+def default_settings(device: torch.device, configuration: ConfigurationPlan, pace: Pace = "standard") -> Settings:
+    """Return how a configuration is run on a device: on a GPU with the batch that fits it in training.
+
+    Args:
+        device: That computes.
+        configuration: Of the model.
+        pace: `standard` is the plan's tiling, mirrored, in the fastest precision of the device; for the others see
+            `rules/blueprint.toml` [fast] and [accurate].
+    """
+    rules = load_rulebook().blueprint
+    settings = Settings(
+        device=device,
+        precision=best_precision(device),
+        mirror=True,
+        batch_size=configuration.batch_size if device.type == "cuda" else 1,
+        merging_share=rules.merging.memory_share,
+    )
+    if pace == "standard":
+        return settings
+    chosen = rules.fast if pace == "fast" else rules.accurate
+    precision = "float32" if chosen.exact else settings.precision
+    return replace(settings, mirror=chosen.mirror, tile_step=chosen.tile_step, precision=precision)
 
 
 def prepare_scan(image: Image, model: Model, name: str) -> Prepared:
@@ -106,7 +140,7 @@ def segment(
         onlooker: Sees what comes about on the way.
 
     Raises:
-        PredictionError: If the networks' output is no number.
+        PredictionError: If the networks' output is no number, or memory does not suffice in the smallest steps.
     """
     properties = prepared.properties
     indices = predict_classes(prepared, model, settings, report, onlooker)
@@ -170,20 +204,79 @@ def predict_classes_on(
 def _classes_seen(
     prepared: Prepared, model: Model, settings: Settings, report: Callable[[float], None], onlooker: Onlooker
 ) -> NDArray[np.uint8 | np.uint16]:
-    """Return the class indices that the networks find in what is prepared, on the grid before resampling."""
+    """Return the class indices that the networks find in what is prepared, on the grid before resampling.
+
+    Where memory is short it is tried again in smaller steps, each said in the log.
+    """
+    name, done = prepared.properties.name, 0.0
+
+    def count(share: float) -> None:
+        nonlocal done
+        done += share
+        report(share)
+
+    while True:
+        try:
+            return _classes_in_one_go(prepared, model, settings, count, onlooker)
+        except (RuntimeError, MemoryError, OSError) as error:
+            if not is_shortage(error):
+                raise
+            before = settings
+            settings, how = leaner_settings(settings, error, name)
+            _logger.warning("%s: memory must suffice, got: %s. Continues %s.", name, _first_line(error), how)
+        # Outside of the handler, whose error would keep the arrays of the attempt alive.
+        report(-done)
+        done = 0.0
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if settings.device != before.device:
+            model = replace(model, networks=copies_on_cpu(model.networks))
+
+
+def leaner_settings(settings: Settings, error: BaseException, name: str) -> tuple[Settings, str]:
+    """Return settings that give the same with less memory, and in words what they change.
+
+    Args:
+        settings: With which memory was short.
+        error: That said so; which memory, the GPU's or the machine's, decides what helps.
+        name: Of the case.
+
+    Raises:
+        PredictionError: If there are none.
+    """
+    if settings.batch_size > 1:
+        fewer = settings.batch_size // 2
+        return replace(settings, batch_size=fewer), f"with {fewer} tiles at once"
+    is_device = settings.device.type != "cpu" and is_shortage_of_device(error)
+    if is_device and not settings.merges_on_cpu:
+        return replace(settings, merges_on_cpu=True), "with tiles merged in the machine's memory"
+    if is_device:
+        precision = best_precision(_CPU) if settings.precision != "float32" else settings.precision
+        how = f"on the CPU in {precision}, which takes longer and may round differently"
+        return replace(settings, device=_CPU, precision=precision), how
+    if settings.merging_share != 0:
+        return replace(settings, merging_share=0.0), "with waiting tiles on disk"
+    raise PredictionError(
+        f"{name}: memory must suffice for one tile and for the scan, got: {_first_line(error)}. "
+        "End other programs, or use a computer with more memory."
+    ) from error
+
+
+def _classes_in_one_go(
+    prepared: Prepared, model: Model, settings: Settings, report: Callable[[float], None], onlooker: Onlooker
+) -> NDArray[np.uint8 | np.uint16]:
     configuration, properties = model.configuration, prepared.properties
     inference = model.plan.inference
     tiling = Tiling(
         patch_size=configuration.patch_size,
-        step=inference.tile_step,
+        step=settings.tile_step or inference.tile_step,
         gaussian_sigma=inference.gaussian_sigma,
         mirror_axes=configuration.mirror_axes if settings.mirror else (),
         batch_size=settings.batch_size,
     )
     stored = properties.stored_shape
-    order = sweep_order(stored, tiling, configuration.network.num_outputs, settings.merging_bytes)
-    merging_device = torch.device("cpu") if settings.merges_on_cpu else settings.device
-    shelter = Shelter(merging_device, settings.merging_bytes, settings.scratch)
+    shelter = _shelter(settings)
+    order = sweep_order(stored, tiling, configuration.network.num_outputs, shelter.max_bytes)
     computing = Computing(settings.device, settings.precision, shelter)
     parts = predict_parts(model.networks, torch.from_numpy(prepared.array), tiling, computing, order, report)
     orders = output_orders(properties, configuration.spacing, configuration.resampling)
@@ -202,6 +295,19 @@ def _classes_seen(
         raise PredictionError(
             f"{properties.name}: {error}, in {settings.precision}. Predict in float32, or train the network again."
         ) from None
+
+
+def _shelter(settings: Settings) -> Shelter:
+    """Return where tiles are merged, and in how much of the memory that is free now."""
+    device = _CPU if settings.merges_on_cpu else settings.device
+    if settings.merging_share is None:
+        return Shelter(device)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory_bytes()
+    return Shelter(device, int(settings.merging_share * free), settings.scratch)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 def _observe_swept(observe: Observe, order: Sequence[int], place: Place, logits: Tensor) -> None:

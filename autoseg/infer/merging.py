@@ -22,7 +22,7 @@ from torch import Tensor
 
 from autoseg.core.geometry import Shape
 
-PART_BYTES = 2**25
+PART_BYTES = 2**23
 """Of logits that are handed over or converted at once, where a row or a class is not more."""
 
 FLOAT_BYTES = 4
@@ -49,8 +49,8 @@ class Shelter:
 
     Attributes:
         device: Where sums are taken.
-        max_bytes: Largest memory of the cells that no tile under work touches; what goes beyond waits on disk. None
-            for no limit; only for cells on a CPU.
+        max_bytes: Largest memory of the cells that no tile under work touches; on a CPU what goes beyond waits on
+            disk. None for no limit.
         folder: For files that are gone when prediction ends; None for the system's folder of temporary files.
     """
 
@@ -161,7 +161,8 @@ class Front:
         widest = max(right - left for left, right in pairwise(self.cuts[1]))
         rows_at_once = max(PART_BYTES // (len(logits) * widest * self.shape[2] * FLOAT_BYTES), 1)
         for first in range(0, logits.shape[1], rows_at_once):
-            part = logits[:, first : first + rows_at_once]
+            # Copied, as who holds a view of a part holds the whole cell.
+            part = logits[:, first : first + rows_at_once].clone()
             start = cell.rows[0] + first
             yield Part(slice(start, start + part.shape[1]), slice(*cell.columns), part)
 
@@ -179,7 +180,7 @@ class Front:
             else:
                 self.sums[key] = torch.zeros((num_classes, *self._cell_shape(key)), device=self.shelter.device)
         limit = self.shelter.max_bytes
-        if limit is None:
+        if limit is None or self.shelter.device.type != "cpu":
             return
         idle = sorted(self.sums.keys() - keys)
         held = sum(self.sums[key].nbytes for key in idle)
@@ -215,9 +216,10 @@ def front_shape(starts: Sequence[Sequence[int]], tile_shape: Shape) -> Shape:
 
 def front_voxels(starts: Sequence[Sequence[int]], tile_shape: Shape) -> int:
     """Return about how many voxels a front holds at most: what neighbouring layers share, and a strip of tiles."""
-    shared = max((tile_shape[0] - (after - first) for first, after in pairwise(starts[0])), default=0)
+    depth, breadth, _ = tile_shape
+    shared = max((depth - (after - first) for first, after in pairwise(starts[0])), default=0)
     _, height, width = front_shape(starts, tile_shape)
-    return (max(shared, 0) * height + tile_shape[0] * tile_shape[1]) * width
+    return (shared * height + max(shared, depth - shared) * breadth) * width
 
 
 def _shares(profile: Tensor, starts: Sequence[int], size: int) -> dict[int, Tensor]:

@@ -48,6 +48,20 @@ class TrainingRules(Record):
     deep_supervision_decay: Annotated[float, Field(ge=0, le=1)]
 
 
+class PaceRules(Record):
+    """`blueprint.toml [fast]` and `[accurate]`: how carefully scans are predicted, if not as planned."""
+
+    tile_step: Share
+    mirror: bool
+    exact: bool
+
+
+class MergingRules(Record):
+    """`blueprint.toml [merging]`: how much memory the merging of tiles may take."""
+
+    memory_share: Share
+
+
 class Blueprint(Record):
     """`blueprint.toml`: what is the same for every dataset."""
 
@@ -55,6 +69,9 @@ class Blueprint(Record):
     training: TrainingRules
     augmentation: AugmentationPlan
     inference: InferencePlan
+    fast: PaceRules
+    accurate: PaceRules
+    merging: MergingRules
 
 
 class PresetRules(Record):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from autoseg.core.errors import PredictionError
 from autoseg.core.geometry import Geometry
 from autoseg.data.image import Image
 from autoseg.infer.case import Model, Settings, default_settings, segment
+from autoseg.plan.rulebook import load_rulebook
 from autoseg.preprocess.case import prepare_image
 from tests.preprocess.plans import configuration, plan
 
@@ -71,3 +74,28 @@ def test_a_gpu_takes_the_batch_of_training_and_a_cpu_one_tile() -> None:
     settings = configuration()
     assert default_settings(torch.device("cuda"), settings).batch_size == settings.batch_size
     assert default_settings(torch.device("cpu"), settings).batch_size == 1
+
+
+def test_paces_are_those_of_the_rules() -> None:
+    cpu, settings, rules = torch.device("cpu"), configuration(), load_rulebook().blueprint
+    standard = default_settings(cpu, settings)
+    fast, accurate = (default_settings(cpu, settings, pace) for pace in ("fast", "accurate"))
+    assert (standard.mirror, standard.tile_step) == (True, None)
+    assert (fast.mirror, fast.tile_step, fast.precision) == (False, rules.fast.tile_step, standard.precision)
+    assert (accurate.mirror, accurate.tile_step, accurate.precision) == (True, rules.accurate.tile_step, "float32")
+    assert rules.accurate.tile_step < rules.inference.tile_step < rules.fast.tile_step
+    assert standard.merging_share == rules.merging.memory_share
+
+
+def test_a_smaller_step_sees_more_tiles() -> None:
+    image, settings = _blocks(), configuration((2.0, 1.0, 1.0))
+    model = Model(plan(), settings, (Threshold(),))
+    prepared = prepare_image(image, model.plan, settings)
+    counts = []
+    for step in (1.0, None, 0.25):
+        shares: list[float] = []
+        label = segment(prepared, model, replace(SETTINGS, mirror=False, tile_step=step), shares.append)
+        assert np.array_equal(label.array > 0, image.array[0] > 0)
+        counts.append(len(shares))
+    assert counts == sorted(counts)
+    assert counts[0] < counts[1] < counts[2]
