@@ -7,13 +7,14 @@
 # make agreement NNUNET=ENVIRONMENT/bin              plans random fingerprints with nnU-Net's planners, too: docs/agreement.md
 # make agreement-data NNUNET=... DATA=ARCHIVE        compares fingerprints, trains exported plans with nnU-Net
 # make speed-planning NNUNET=... DATA=ARCHIVE        times planning beside nnU-Net: docs/speed.md
+# make prediction-memory    measures the peak memory of predicting a large scan with 100 classes; some minutes
 # make kill-test    kills a training at 20 random moments and compares what it ends with; some minutes
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check format costs budgets kill-test benchmark clean speed-metrics agreement agreement-data speed-planning
+.PHONY: install demo test check format costs budgets kill-test benchmark clean speed-metrics agreement agreement-data speed-planning prediction-memory
 
 install: $(VENV)/.installed
 
@@ -44,6 +45,9 @@ kill-test: install
 
 costs: install
 	$(BIN)/python -m tools.measure_costs
+
+prediction-memory: install
+	$(BIN)/python -m tools.measure_prediction_memory
 
 budgets: install
 	$(BIN)/python -m tools.measure_budgets $(DATA) --work autoseg_work/budgets
