@@ -11,7 +11,7 @@ import autoseg
 
 LAYERS = (
     ("__main__",),
-    ("cli",),
+    ("cli", "api"),
     ("report", "benchmark", "interop"),
     ("pipeline",),
     ("select",),

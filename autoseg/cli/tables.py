@@ -139,6 +139,10 @@ def show_predictions(predictions: Predictions, record: Path) -> None:
     out.print(f"{len(written)} of {len(predictions.cases)} scans segmented{kept_part}. Details: {record}", markup=False)
 
 
+def _millilitres(volume: float) -> str:
+    return f"{volume:.0f}" if volume >= 100 else f"{volume:.3g}"
+
+
 def _show_written(cases: Sequence[Outcome]) -> None:
     names = list(dict.fromkeys(name for case in cases for name in case.volumes_ml))
     shown = names if len(names) <= MOST_CLASSES else []
@@ -148,7 +152,7 @@ def _show_written(cases: Sequence[Outcome]) -> None:
             "kept" if case.is_kept else duration(sum(case.seconds.values())),
             duration(case.seconds["network"]) if "network" in case.seconds else "",
             _size(case.peak_memory_bytes) if case.peak_memory_bytes else "",
-            *(f"{case.volumes_ml[name]:.3g}" if name in case.volumes_ml else "" for name in shown),
+            *(_millilitres(case.volumes_ml[name]) if name in case.volumes_ml else "" for name in shown),
             str(len(case.warnings) or ""),
         )
         for case in cases
