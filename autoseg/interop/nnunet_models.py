@@ -29,7 +29,7 @@ from autoseg.network.checkpoint import save_weights
 from autoseg.pipeline.prediction import digest_of_networks
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationName, ConfigurationPlan, InferencePlan, Plan, TrainingPlan
-from autoseg.train.record import EARLIER_STAGE, TrainingRecord
+from autoseg.train.record import EARLIER_STAGE, MODEL, WEIGHTS, TrainingRecord
 
 PLANS_NAME = "plans.json"
 FINGERPRINT_NAME = "dataset_fingerprint.json"
@@ -102,7 +102,7 @@ def import_nnunet(
         plan = reduce(_joined, plans)
         _require_stages(plan)
         _require_room(workspace, plan)
-        _tie_stages(staged, plan)
+        _tie(staged, plan)
         for folder in folders:
             if (folder.root / FINGERPRINT_NAME).is_file():
                 read_fingerprint(folder.root / FINGERPRINT_NAME, folder.dataset).save(workspace.fingerprint)
@@ -261,14 +261,15 @@ def _require_stages(plan: Plan) -> None:
             )
 
 
-def _tie_stages(staged: Workspace, plan: Plan) -> None:
-    """Note in the records of a cascade's later stage which networks of the earlier one it refines."""
+def _tie(staged: Workspace, plan: Plan) -> None:
+    """Note in the records which plan, weights and, in a cascade, networks of the earlier stage belong together."""
     for name, configuration in plan.configurations.items():
-        if configuration.previous_stage is None:
-            continue
-        made_from = {EARLIER_STAGE: digest_of_networks(staged, configuration.previous_stage)}
+        made_from = {MODEL: plan.model_digest(name)}
+        if configuration.previous_stage is not None:
+            made_from[EARLIER_STAGE] = digest_of_networks(staged, configuration.previous_stage)
         for folder in staged.folds(name).values():
-            TrainingRecord.load(folder.record).model_copy(update={"made_from": made_from}).save(folder.record)
+            own = {**made_from, WEIGHTS: digest_of_file(folder.weights)}
+            TrainingRecord.load(folder.record).model_copy(update={"made_from": own}).save(folder.record)
 
 
 def _require_room(workspace: Workspace, plan: Plan) -> None:

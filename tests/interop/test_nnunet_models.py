@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from autoseg.core.artefact import digest_of_file
 from autoseg.core.errors import ArtefactError, AutosegError, DatasetError, PlanError
 from autoseg.core.workspace import Workspace
 from autoseg.interop.nnunet_models import import_nnunet
@@ -63,6 +64,8 @@ def test_an_imported_plan_says_what_the_original_does(tmp_path: Path) -> None:
     assert resampling.anisotropy_ratio == 3
     assert chosen.network.decoder_convs == (1, 2)
     record = TrainingRecord.load(workspace.fold("3d_fullres", 0).record)
+    weights = digest_of_file(workspace.fold("3d_fullres", 0).weights)
+    assert record.made_from == {"model": plan.model_digest("3d_fullres"), "weights": weights}
     assert (record.num_epochs, record.seconds, record.validation_dice) == (2, 19, {"liver": 0.75, "tumour": 0.5})
 
 
