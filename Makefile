@@ -7,6 +7,7 @@
 # make agreement NNUNET=ENVIRONMENT/bin              plans random fingerprints with nnU-Net's planners, too: docs/agreement.md
 # make agreement-data NNUNET=... DATA=ARCHIVE        compares fingerprints, trains exported plans with nnU-Net
 # make speed-planning NNUNET=... DATA=ARCHIVE        times planning beside nnU-Net: docs/speed.md
+# make speed-prediction NNUNET=ENVIRONMENT MODELS=FOLDER    predicts with nnU-Net's models there and here; some minutes
 # make prediction-memory    measures the peak memory of predicting a large scan with 100 classes; some minutes
 # make kill-test    kills a training at 20 random moments and compares what it ends with; some minutes
 
@@ -14,7 +15,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check format costs budgets kill-test benchmark clean speed-metrics agreement agreement-data speed-planning prediction-memory
+.PHONY: install demo test check format costs budgets kill-test benchmark clean speed-metrics agreement agreement-data speed-planning prediction-memory speed-prediction
 
 install: $(VENV)/.installed
 
@@ -65,6 +66,10 @@ agreement-data: install
 
 speed-planning: install
 	$(BIN)/python -m tools.compare_planning $(DATA) --nnunet-bin $(NNUNET)
+
+# FOLDER is made by: $(NNUNET)/bin/python tools/train_nnunet_models.py FOLDER --hippocampus ARCHIVE --acdc ARCHIVE
+speed-prediction: install
+	$(BIN)/python -m tools.compare_prediction $(MODELS) --nnunet-bin $(NNUNET)/bin --forward
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
