@@ -10,6 +10,7 @@ from autoseg.cli import options as opt
 from autoseg.cli import tables
 from autoseg.cli.terminal import TerminalProgress, print_json
 from autoseg.core.workspace import Workspace
+from autoseg.infer.case import Pace
 from autoseg.infer.maps import Extras, Uncertainty
 from autoseg.infer.output import SUFFIXES, OutputFormat
 
@@ -28,6 +29,10 @@ def predict(
     configuration: opt.Configuration = None,
     folds: Annotated[str, typer.Option("--folds", help="Folds to average: all, 0, 0,2 or 0-4.")] = "all",
     mirror: Annotated[bool, typer.Option("--mirror/--no-mirror", help="Average over mirrored scans.")] = True,
+    fast: Annotated[bool, typer.Option("--fast", help="Fewer tiles, no mirroring: a rougher result, sooner.")] = False,
+    accurate: Annotated[
+        bool, typer.Option("--accurate", help="More tiles, full precision: takes many times as long.")
+    ] = False,
     recursive: Annotated[bool, typer.Option("--recursive", help="Search the folders below IN too.")] = False,
     output_format: Annotated[
         str | None,
@@ -60,7 +65,8 @@ def predict(
     """
     place = Workspace(workspace)
     chosen = pipeline.choose_configuration(pipeline.load_plan(place), configuration)
-    model = pipeline.ModelChoice(chosen, opt.parse_folds(folds), device, mirror)
+    pace = _pace(fast=fast, accurate=accurate)
+    model = pipeline.ModelChoice(chosen, opt.parse_folds(folds), device, mirror, pace=pace)
     request = pipeline.Request(
         source=source,
         target=target,
@@ -75,6 +81,12 @@ def predict(
     else:
         tables.show_predictions(predictions, request.record)
     return 0 if all(case.error is None for case in predictions.cases) else 1
+
+
+def _pace(*, fast: bool, accurate: bool) -> Pace:
+    if fast and accurate:
+        raise typer.BadParameter("--fast, --accurate: one of them must be chosen, got both")
+    return "fast" if fast else "accurate" if accurate else "standard"
 
 
 def _format(text: str) -> OutputFormat:

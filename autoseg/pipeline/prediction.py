@@ -11,7 +11,7 @@ from autoseg.core.progress import Progress
 from autoseg.core.workspace import FoldFolder, Workspace
 from autoseg.fingerprint import Fingerprint
 from autoseg.infer.batch import predict_files
-from autoseg.infer.case import default_settings
+from autoseg.infer.case import Pace, default_settings
 from autoseg.infer.outcome import Outcome, Predictions, Scan
 from autoseg.infer.predictor import Predictor
 from autoseg.infer.unlike import Familiar
@@ -37,6 +37,7 @@ class ModelChoice:
         mirror: Whether to average over mirrored scans.
         earlier_folds: Whose networks are averaged in the stage before, if the configuration is that of a cascade; None
             for all.
+        pace: `fast` and `accurate` tile and mirror by their rules instead of the plan's.
     """
 
     configuration: ConfigurationName
@@ -44,6 +45,7 @@ class ModelChoice:
     device: str
     mirror: bool
     earlier_folds: tuple[int, ...] | None = None
+    pace: Pace = "standard"
 
 
 def load_model(workspace: Workspace, choice: ModelChoice) -> Predictor:
@@ -66,8 +68,9 @@ def load_model(workspace: Workspace, choice: ModelChoice) -> Predictor:
             f" Run `autoseg train --fold {first} --configuration {choice.configuration}`,"
             " or choose others with --folds."
         )
-    settings = default_settings(choose_device(choice.device), planned.configurations[choice.configuration])
-    settings = replace(settings, mirror=choice.mirror)
+    device = choose_device(choice.device)
+    settings = default_settings(device, planned.configurations[choice.configuration], choice.pace)
+    settings = replace(settings, mirror=settings.mirror and choice.mirror)
     for fold in wanted:
         _require_own(trained[fold], planned, choice.configuration, fold)
     weights = [trained[fold].weights for fold in wanted]
@@ -206,7 +209,7 @@ def _empty_predictions(workspace: Workspace, choice: ModelChoice, predictor: Pre
     wanted = {fold: folds[fold] for fold in (folds if choice.folds is None else choice.folds)}
     made_from = {
         "model": plan.model_digest(choice.configuration),
-        "inference": digest_of(plan.inference.model_dump(mode="json")),
+        "inference": digest_of([plan.inference.model_dump(mode="json"), settings.tile_step]),
         "weights": digest_of({str(fold): digest_of_file(folder.weights) for fold, folder in wanted.items()}),
     }
     if stage := plan.configurations[choice.configuration].previous_stage:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoseg.cli import main, tables
+from autoseg.cli import main, tables, terminal
 from autoseg.core.geometry import Geometry
 from autoseg.data.image import Image, write_image
 from autoseg.infer.outcome import Outcome, Predictions
@@ -73,6 +73,7 @@ def test_a_format_for_all(scans: Path, capsys: pytest.CaptureFixture[str], monke
 @pytest.mark.parametrize(
     ("option", "words"),
     [
+        (("--fast", "--accurate"), "one of them must be chosen, got both"),
         (("--format", "jpeg"), "--format: must be one of nifti, nrrd"),
         (("--uncertainty", "entropy,doubt"), "--uncertainty: must be entropy or disagreement, got 'doubt'"),
     ],
@@ -107,7 +108,7 @@ def test_a_terminal_shows_a_table(capsys: pytest.CaptureFixture[str], monkeypatc
         mirror=True,
         cases=(case, Outcome(image=Path("b.nii.gz"), error="b.nii.gz: broken. Mend it.")),
     )
-    monkeypatch.setattr(tables.out, "_force_terminal", True)
+    monkeypatch.setattr(terminal.out, "_force_terminal", True)
     tables.show_predictions(predictions, Path("out/predictions.json"))
     shown = capsys.readouterr().out
     for words in ("liver (ml)", "1502", "1 min 04 s", "1.5 GB", "look at out/a.nii.gz: spacing is odd.", "failed"):

@@ -242,7 +242,7 @@ def test_a_dicom_series_is_segmented_as_the_same_volume_is(tmp_path: Path) -> No
     written = read_label(out / "series.nii.gz")
     np.testing.assert_array_equal(written.array, expected.array)
     affines = [nib.load(out / name).affine for name in ("same.nii.gz", "series.nii.gz")]
-    np.testing.assert_allclose(*affines, atol=1e-6)
+    np.testing.assert_allclose(affines[0], affines[1], atol=1e-6)
     headers = read_series(series)[1].headers
     for name in ("series.dcm", "packed.dcm"):
         segments = segread(out / name).get_pixels_by_source_instance(
