@@ -37,7 +37,7 @@ def lay_out(source: Path, folder: Path, num_cases: int | None = None) -> dict[st
     for place in (raw, folder / "preprocessed" / DATASET):
         (place / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     variables = {f"nnUNet_{part}": str(folder / part) for part in ("raw", "preprocessed", "results")}
-    return {**os.environ, **variables, "nnUNet_compile": "f", "nnUNet_n_proc_DA": "0"}
+    return {**os.environ, **variables}
 
 
 def run(command: Sequence[object], environment: dict[str, str]) -> str:

@@ -58,8 +58,9 @@ def _export_and_train(given: argparse.Namespace, folder: Path) -> None:
     planned = Plan.load(Workspace(folder / "workspace").plan)
     print(f"{planned.dataset}, {given.cases} cases, preset {given.preset}\n\n{HEADER}")
     for name in CONFIGURATIONS:
+        alone = {**environment, "nnUNet_compile": "f", "nnUNet_n_proc_DA": "0"}
         train = [given.nnunet_bin / "python", "-m", "tools.train_export_with_nnunet", preprocessed]
-        found = json.loads(run([*train, "--configuration", name], environment).splitlines()[-1])
+        found = json.loads(run([*train, "--configuration", name], alone).splitlines()[-1])
         chosen = planned.configurations[name]
         cells = [name, " x ".join(map(str, chosen.patch_size)), chosen.batch_size]
         cells += [f"{num_parameters(chosen.network):,}", f"{found['parameters']:,}"]
