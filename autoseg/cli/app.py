@@ -19,11 +19,13 @@ from autoseg.cli.interruption import INTERRUPTION
 from autoseg.cli.planning import with_explained_value
 from autoseg.cli.terminal import TerminalProgress, duration, err, out, print_json, quiet_threads, show_logs
 from autoseg.cli.training import training_hooks
-from autoseg.core.errors import AutosegError, InterruptionError
+from autoseg.core.errors import AutosegError, InterruptionError, TrainingError
+from autoseg.core.progress import Silent
 from autoseg.core.workspace import Workspace
 from autoseg.report.live import curves_path
 from autoseg.report.picture import write_curves
 from autoseg.report.run import draw_run
+from autoseg.train.distributed import end_process, is_launched, own_device, teamed
 from autoseg.train.loop import TrainingRequest
 
 app = typer.Typer(
@@ -74,6 +76,8 @@ def main() -> None:
             raise
         err.print(f"Error: {error}", markup=False)
         sys.exit(1)
+    if is_launched():
+        end_process(code or 0)
     sys.exit(code or 0)
 
 
@@ -85,11 +89,16 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    pass
+    if is_launched() and context.invoked_subcommand != "train":
+        raise TrainingError(
+            f"torchrun: only autoseg train shares out its work, got autoseg {context.invoked_subcommand}. Train the"
+            " folds that way; autoseg run takes them over."
+        )
 
 
 @app.command()
@@ -151,19 +160,23 @@ def train(
     planned = pipeline.load_plan(place)
     chosen = pipeline.choose_configuration(planned, configuration)
     length = pipeline.training_length(planned, epochs, budget)
-    request = TrainingRequest(
-        configuration=chosen,
-        fold=fold,
-        num_epochs=length.num_epochs,
-        budget_s=length.budget_s,
-        device=device,
-        seed=seed,
-        num_workers=pipeline.num_loaders(device, opt.num_workers(workers)),
-        restart=restart,
-        init_from=init_from,
-    )
-    with training_hooks(place, tensorboard=tensorboard) as hooks:
-        record = pipeline.train(place, request, opt.num_workers(workers), TerminalProgress(), hooks)
+    with teamed() as team, training_hooks(place, tensorboard=tensorboard and team.is_first) as hooks:
+        request = TrainingRequest(
+            configuration=chosen,
+            fold=fold,
+            num_epochs=length.num_epochs,
+            budget_s=length.budget_s,
+            device=own_device(device, team),
+            seed=seed,
+            num_workers=pipeline.num_loaders(device, max(opt.num_workers(workers) // team.size, 1)),
+            restart=restart,
+            init_from=init_from,
+            team=team,
+        )
+        progress = TerminalProgress() if team.is_first else Silent()
+        record = pipeline.train(place, request, opt.num_workers(workers), progress, hooks)
+    if not team.is_first:
+        return
     curves = curves_path(place, chosen, fold)
     write_curves(curves, place.fold(chosen, fold).history)
     model = pipeline.ModelChoice(chosen, (fold,), device, mirror=True)

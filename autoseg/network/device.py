@@ -1,6 +1,6 @@
 """Which device computes, and in which precision."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -40,5 +40,6 @@ def best_precision(device: torch.device) -> Precision:
 
 def mixed_precision(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """Return the context in which networks compute in `precision` where that is safe, and in float32 elsewhere."""
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float16
-    return torch.autocast(device.type, dtype, enabled=precision != "float32")
+    if precision == "float32":
+        return nullcontext()  # Not every device, nor every torch, knows a context that does nothing.
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bfloat16" else torch.float16)

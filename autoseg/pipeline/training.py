@@ -1,6 +1,7 @@
 """Training of one fold, from the workspace into the workspace."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from autoseg.core.errors import TrainingError
 from autoseg.core.progress import Progress
@@ -62,6 +63,15 @@ def train(
     Raises:
         TrainingError: If there is no such fold, or a cascade's stage before is not trained; see also `train_fold`.
     """
+    planned, data = request.team.by_first(partial(_prepared, workspace, request, num_workers, progress))
+    folder = workspace.fold(request.configuration, request.fold)
+    return train_fold(planned, data, folder, request, progress, hooks)
+
+
+def _prepared(
+    workspace: Workspace, request: TrainingRequest, num_workers: int, progress: Progress
+) -> tuple[Plan, FoldData]:
+    """Return the plan, proved on the device, and what a fold learns from, preprocessed."""
     split = load_split(workspace, request.fold)
     stage = require_earlier_stage(workspace, request.configuration)
     fit_to_device(workspace, request.configuration, request.device)
@@ -69,9 +79,7 @@ def train(
     earlier = None
     if stage is not None:
         earlier = predict_earlier_stage(workspace, request.configuration, request.device, num_workers, progress)
-    data = FoldData(split, data_folder, Dataset.load(workspace.dataset).digest(), earlier)
-    folder = workspace.fold(request.configuration, request.fold)
-    return train_fold(planned, data, folder, request, progress, hooks)
+    return planned, FoldData(split, data_folder, Dataset.load(workspace.dataset).digest(), earlier)
 
 
 def num_loaders(device: str, num_workers: int) -> int:

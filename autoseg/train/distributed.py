@@ -6,6 +6,7 @@ process also does what must be done once: it validates, writes and decides.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,15 +110,29 @@ ALONE = Team()
 """A process that trains by itself."""
 
 
+def is_launched() -> bool:
+    """Return whether `torchrun` has started this process."""
+    return distributed.is_available() and distributed.is_torchelastic_launched()
+
+
+def end_process(code: int) -> None:
+    """End a process that `torchrun` has started, at once: what torch 2.13 leaves running may abort an orderly end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 @contextmanager
 def teamed() -> Iterator[Team]:
     """Within the block, work with the processes that `torchrun` has started; alone, if it has not."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = int(os.environ["WORLD_SIZE"]) if is_launched() else 1
     if size == 1:
         yield ALONE
         return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, timeout=PATIENCE)
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=PATIENCE)
     try:
         yield Team(distributed.get_rank(), size)
     finally:
@@ -134,7 +149,7 @@ def own_device(name: str, team: Team) -> str:
         return name
     if name not in ("auto", "cuda"):
         raise TrainingError(f"--device: must be auto, cuda or cpu under torchrun, got {name}. It numbers the GPUs.")
-    return f"cuda:{os.environ.get('LOCAL_RANK', team.rank)}"
+    return f"cuda:{os.environ['LOCAL_RANK']}"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 import numpy as np
@@ -23,6 +24,9 @@ FORWARD_SHARE = 1 / 3
 
 CLASSES_SHOWN = 4
 """Beside the progress bar; of more classes, the ones with the lowest Dice."""
+
+WAITING_SHARE = 0.05
+"""Of the time of an epoch's steps; where more passes until patches are there, loading slows the training down."""
 
 
 @dataclass(frozen=True)
@@ -59,28 +63,28 @@ def train_epochs(fold: Fold, state: TrainingState, progress: Progress) -> None:
         InterruptionError: If `fold.should_stop` says so, with a checkpoint of that moment on disk.
         TrainingError: If the training cannot go on.
     """
-    clock = fold.clock
+    clock, team = fold.clock, fold.trainer.team
     with progress.task("train", float(clock.budget_s or clock.num_epochs or 0)) as task:
         _show(task, clock, state.epoch + len(state.under_way.losses) / fold.trainer.recipe.steps_per_epoch)
-        while not (state.epoch > 0 and clock.is_over(state.epoch, state.closing_s)):
+        while not team.decided(state.epoch > 0 and clock.is_over(state.epoch, state.closing_s)):
             _learn(fold, state, task)
             learnt = time.monotonic()
-            row = {**_learnt(fold, state), **_validate(fold, state)}
+            row = {**_learnt(fold, state), **team.by_first(partial(_validate, fold, state))}
             state.epoch += 1
             place = {"epoch": state.epoch, "steps": state.step, "seconds": clock.elapsed_s()}
             state.history.append({**place, **row})
             state.under_way = OpenEpoch()
-            _checkpoint(fold, state)
-            fold.after_epoch()
+            team.by_first(partial(_close, fold, state))
             state.closing_s = time.monotonic() - learnt
             _show(task, clock, state.epoch, **_epoch_texts(row))
 
 
 def _learn(fold: Fold, state: TrainingState, task: Task) -> None:
     """Take the steps that the epoch lacks, fewer where the budget would not leave time to close it."""
-    recipe, clock, epoch = fold.trainer.recipe, fold.clock, state.under_way
-    while len(epoch.losses) < recipe.steps_per_epoch and not _must_close(fold, state):
-        _leave_if_asked(fold, state)
+    recipe, clock, epoch, team = fold.trainer.recipe, fold.clock, state.under_way, fold.trainer.team
+    while len(epoch.losses) < recipe.steps_per_epoch and not team.decided(_must_close(fold, state)):
+        if team.any(fold.should_stop()):
+            team.by_first(partial(_leave, fold, state))
         started = time.monotonic()
         batch = _next_batch(fold, state)
         waited_s = time.monotonic() - started
@@ -91,7 +95,7 @@ def _learn(fold: Fold, state: TrainingState, task: Task) -> None:
             warmup_fraction=recipe.warmup_fraction,
         )
         with computing():
-            epoch.losses.append(fold.trainer.step(batch, rate, state.step))
+            epoch.losses.append(fold.trainer.step(batch, team.decided(rate), state.step))
         state.step += 1
         epoch.learning_rate = rate
         epoch.waited_s += waited_s
@@ -114,7 +118,7 @@ def _next_batch(fold: Fold, state: TrainingState) -> Batch:
         with reading():
             return next(fold.batches)
     except TrainingError:
-        if fold.should_stop():
+        if fold.should_stop() and fold.trainer.team.is_first:
             _leave(fold, state)  # What ends the training may end its workers at the same moment.
         raise
 
@@ -133,6 +137,8 @@ def _learnt(fold: Fold, state: TrainingState) -> Row:
         found = f"loss {losses[bad[0]].item()} in {len(bad)} of {len(losses)} steps"
         patch_size = fold.trainer.configuration.patch_size
         raise not_finite(step, found, fold.learning.batch(step), fold.trainer.recipe, patch_size)
+    state.stepping_s += epoch.seconds
+    state.waited_s += epoch.waited_s
     return {
         "learning_rate": epoch.learning_rate,
         "training_loss": losses.mean().item(),
@@ -144,14 +150,15 @@ def _validate(fold: Fold, state: TrainingState) -> Row:
     """Return loss and Dice per class on patches of the held-out cases, all their voxels together."""
     losses, counts = [], []
     for step in range(fold.trainer.recipe.validation_steps):
-        _leave_if_asked(fold, state)
+        if fold.should_stop():
+            _leave(fold, state)
         with reading():
             batch = fold.watched.batch(step)
         with computing():
             loss, count = fold.trainer.validate(batch)
         losses.append(loss)
         counts.append(count)
-    hit, wrong, missed = torch.stack(counts).sum(0).double().cpu().numpy()[:, 1:]
+    hit, wrong, missed = torch.stack(counts).sum(0).cpu().double().numpy()[:, 1:]
     volume = 2 * hit + wrong + missed
     dice = np.divide(2 * hit, volume, out=np.full_like(hit, np.nan), where=volume > 0)
     names = [label.name for label in fold.labels.foreground]
@@ -163,17 +170,18 @@ def _validate(fold: Fold, state: TrainingState) -> Row:
     }
 
 
-def _leave_if_asked(fold: Fold, state: TrainingState) -> None:
-    if fold.should_stop():
-        _leave(fold, state)
-
-
 def _leave(fold: Fold, state: TrainingState) -> NoReturn:
     _checkpoint(fold, state)
     raise InterruptionError(
         f"{fold.folder.root}: training left in epoch {state.epoch + 1} after step {state.step}, with a checkpoint."
         " The same command goes on from there."
     )
+
+
+def _close(fold: Fold, state: TrainingState) -> None:
+    """Write the checkpoint of an epoch that is done, and have its consequences follow."""
+    _checkpoint(fold, state)
+    fold.after_epoch()
 
 
 def _checkpoint(fold: Fold, state: TrainingState) -> None:
@@ -187,12 +195,28 @@ def _show(task: Task, clock: Clock, epochs_done: float, **shown: str) -> None:
     task.position(clock.elapsed_s() if clock.budget_s is not None else epochs_done, **shown)
 
 
+def waiting_sentence(share: float, num_workers: int) -> str:
+    """Return what to do about patches that a training waits for.
+
+    Args:
+        share: Of the time of the steps that passed until their patches were there.
+        num_workers: Processes that load patches.
+    """
+    remedy = (
+        f"Load with more --workers than {num_workers}, or keep the workspace on a faster disk."
+        if num_workers
+        else "Patches were read between the steps: keep the workspace on a faster disk."
+    )
+    return f"Training waited for patches {share:.0%} of the time of its steps. {remedy}"
+
+
 def _epoch_texts(row: Row) -> dict[str, str]:
     """Return losses, learning and held out, and Dice, mean and per class, as they stand beside the progress bar."""
     classes = {name.removeprefix("dice_"): dice for name, dice in row.items() if name.startswith("dice_")}
     lowest = sorted(classes, key=lambda name: (np.isnan(classes[name]), classes[name]))[:CLASSES_SHOWN]
     each = ", ".join(f"{name} {classes[name]:.2f}" for name in classes if name in lowest)
     return {
+        "waiting": f"{row['waiting_share']:.0%}",
         "loss": f"{row['training_loss']:.3f}/{row['validation_loss']:.3f}",
         "dice": f"{row['dice']:.3f} ({each})",
     }

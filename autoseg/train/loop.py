@@ -1,5 +1,6 @@
 """The training of one network: one configuration, one fold, from an empty folder or a checkpoint to the record."""
 
+import logging
 import platform
 import time
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ from autoseg.data.splits import Split
 from autoseg.network.checkpoint import save_weights
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.train.cascade import EarlierStage
-from autoseg.train.epoch import Fold, train_epochs
+from autoseg.train.distributed import ALONE, Team
+from autoseg.train.epoch import WAITING_SHARE, Fold, train_epochs, waiting_sentence
 from autoseg.train.failure import writing
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.initial import initial_weights_file
@@ -39,6 +41,8 @@ from autoseg.train.record import (
 from autoseg.train.sampling import PatchSource, SamplingPlan, load_batches
 from autoseg.train.schedule import Clock
 from autoseg.train.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class TrainingRequest:
         num_workers: Background processes that load patches; 0 loads between the steps.
         restart: Whether to throw away what an earlier training left in the folder.
         init_from: Weights to begin with, a file or the folder of a finished training; None for random ones.
+        team: Processes that train together.
     """
 
     configuration: ConfigurationName
@@ -83,6 +88,7 @@ class TrainingRequest:
     num_workers: int
     restart: bool
     init_from: Path | None = None
+    team: Team = ALONE
 
 
 def train_fold(
@@ -110,14 +116,15 @@ def train_fold(
             small.
     """
     _require_cases(data.split, request)
+    team = request.team
     initial = initial_weights_file(request.init_from) if request.init_from is not None else None
     origins = {"initial weights": digest_of_file(initial)} if initial is not None else {}
     if data.earlier_digest is not None:
         origins[EARLIER_STAGE] = data.earlier_digest
     identity = _identity(plan, data.split, request, origins)
-    with _locked(folder):
+    with _locked(folder, team):
         if request.restart:
-            _clear(folder)
+            team.by_first(partial(_clear, folder))
         if folder.record.exists() and folder.weights.exists():
             record = TrainingRecord.load(folder.record)
             if record.identity != identity:
@@ -126,7 +133,7 @@ def train_fold(
         clock_start = time.monotonic()
         state = load_state(identity, folder)
         clock = Clock(request.num_epochs, request.budget_s, state.spent_s, clock_start)
-        trainer = Trainer(plan.training, plan.configurations[request.configuration], request.device, request.seed)
+        trainer = Trainer(plan.training, plan.configurations[request.configuration], request.device, request.seed, team)
         if state.tensors:
             trainer.restore(state)
         elif initial is not None:
@@ -148,8 +155,11 @@ def train_fold(
                 after_epoch=partial(hooks.after_epoch, request.configuration, request.fold),
             )
             train_epochs(fold, state, progress)
-        digests = {"plan": plan.digest(), MODEL: plan.model_digest(request.configuration), "dataset": data.digest}
-        return _finish(fold, state, request, digests | origins)
+        recipe = plan.recipe_digest(request.configuration)
+        model = plan.model_digest(request.configuration)
+        digests = {"plan": plan.digest(), MODEL: model, "recipe": recipe, "dataset": data.digest}
+        made_from = digests | origins
+        return team.by_first(partial(_finish, fold, state, request, made_from))
 
 
 def _identity(plan: Plan, split: Split, request: TrainingRequest, origins: dict[str, str]) -> str:
@@ -190,7 +200,11 @@ def _finish(fold: Fold, state: TrainingState, request: TrainingRequest, made_fro
         precision=trainer.precision,
         versions=_versions(),
         validation_dice=_class_dice(state.history[-1], fold.labels),
+        waiting_share=state.waited_s / max(state.stepping_s, 1e-9),
+        num_processes=request.team.size,
     )
+    if record.waiting_share > WAITING_SHARE:
+        log.warning("%s", waiting_sentence(record.waiting_share, request.num_workers))
     with writing(folder.record):
         record.save(folder.record)
     folder.checkpoint.unlink(missing_ok=True)
@@ -206,8 +220,17 @@ def _require_cases(split: Split, request: TrainingRequest) -> None:
 
 
 @contextmanager
-def _locked(folder: FoldFolder) -> Iterator[None]:
+def _locked(folder: FoldFolder, team: Team) -> Iterator[None]:
+    """Within the block, the first process holds the folder for all."""
     lock = filelock.FileLock(folder.lock, timeout=0)
+    team.by_first(partial(_hold, lock, folder))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _hold(lock: filelock.BaseFileLock, folder: FoldFolder) -> None:
     with writing(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
         try:
@@ -216,10 +239,6 @@ def _locked(folder: FoldFolder) -> Iterator[None]:
             raise TrainingError(
                 f"{folder.root}: one training at a time must run here, found another. Wait for it, or end it."
             ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _sources(plan: Plan, data: FoldData, request: TrainingRequest) -> tuple[PatchSource, PatchSource]:
@@ -238,6 +257,7 @@ def _sources(plan: Plan, data: FoldData, request: TrainingRequest) -> tuple[Patc
             place=(side, request.configuration, request.fold),
             mirror_axes=configuration.mirror_axes,
             earlier=earlier,
+            part=request.team.part(configuration.batch_size) if side == "train" else slice(None),
         )
         return PatchSource(data.folder, names, sampling)
 

@@ -43,6 +43,8 @@ class TrainingRecord(Artefact):
         device, precision: What computed.
         versions: Of autoseg and what it computes with.
         validation_dice: Of the last epoch's patches, per foreground class; whole scans are scored in `crossval/`.
+        waiting_share: Of the time of the training steps, what passed until their patches were there.
+        num_processes: That trained together.
     """
 
     configuration: ConfigurationName
@@ -56,6 +58,8 @@ class TrainingRecord(Artefact):
     precision: str
     versions: dict[str, str]
     validation_dice: dict[str, float | None]
+    waiting_share: float = 0.0
+    num_processes: int = 1
 
 
 @dataclass
@@ -85,6 +89,8 @@ class TrainingState:
         step: Steps done, those of the epoch under way among them.
         spent_s: Seconds spent.
         closing_s: Seconds that validation and checkpoint of the last epoch took; 0 before the first.
+        stepping_s: Seconds that the steps of finished epochs took.
+        waited_s: The part of these that passed until patches were there.
         history: One row per epoch.
         under_way: The epoch that is not done.
         tensors: State of network, average, optimiser and gradient scaler, by name.
@@ -95,6 +101,8 @@ class TrainingState:
     step: int = 0
     spent_s: float = 0.0
     closing_s: float = 0.0
+    stepping_s: float = 0.0
+    waited_s: float = 0.0
     history: list[Row] = field(default_factory=list)
     under_way: OpenEpoch = field(default_factory=OpenEpoch)
     tensors: Mapping[str, Any] = field(default_factory=dict)
@@ -108,6 +116,8 @@ def save_state(state: TrainingState, folder: FoldFolder) -> None:
         "step": state.step,
         "spent_s": state.spent_s,
         "closing_s": state.closing_s,
+        "stepping_s": state.stepping_s,
+        "waited_s": state.waited_s,
         "history": json.dumps(state.history),
         "under_way": {**vars(state.under_way), "losses": [loss.cpu() for loss in state.under_way.losses]},
         "tensors": dict(state.tensors),

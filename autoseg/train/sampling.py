@@ -5,7 +5,7 @@ workers changes nothing.
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class SamplingPlan:
         place: What else the draws depend on, for example ("train", fold).
         mirror_axes: Along which patches may be mirrored; None for all.
         earlier: The stage before it in a cascade; None for none.
+        part: Samples of each batch that are read; the others, which other processes read, are drawn alone.
     """
 
     patch_size: tuple[int, ...]
@@ -46,6 +47,7 @@ class SamplingPlan:
     place: tuple[str | int, ...]
     mirror_axes: tuple[int, ...] | None = None
     earlier: EarlierStage | None = None
+    part: slice = field(default_factory=lambda: slice(None))
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class PatchSource:
         self._names = names
 
     def batch(self, step: int) -> Batch:
-        """Return the batch of a step."""
+        """Return the batch of a step, or the part of it that this process reads."""
         plan = self.plan
         stage = plan.earlier.name if plan.earlier is not None else None
         rng = generator(plan.seed, *plan.place, step)
@@ -85,6 +87,7 @@ class PatchSource:
         centres = [self._draw_centre(rng, case, sample) for sample, case in enumerate(cases)]
         draws = self._draw(rng, cases[0].image.shape[0])
         shape = source_shape(draws, plan.patch_size)
+        names, cases, centres, draws = names[plan.part], cases[plan.part], centres[plan.part], draws[plan.part]
         boxes = [self._box(*found, shape) for found in zip(cases, centres, strict=True)]
         images, labels = zip(*(read_patch(*found) for found in zip(cases, boxes, strict=True)), strict=True)
         earlier = None

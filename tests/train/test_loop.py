@@ -1,6 +1,7 @@
 import csv
 import multiprocessing
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from autoseg.network.checkpoint import load_network
 from autoseg.network.unet import UNet
 from autoseg.plan.schema import Plan
 from autoseg.train import trainer
+from autoseg.train.epoch import waiting_sentence
 from autoseg.train.loop import FoldData, TrainingRequest, train_fold
 from autoseg.train.record import TrainingRecord
 from autoseg.train.sampling import PatchSource, SamplingPlan
@@ -316,3 +318,23 @@ def test_the_voxels_of_all_validation_patches_make_one_dice(cases: Path, tmp_pat
     store(cases, "nothing", np.zeros((1, 8, 8, 8)), np.zeros((8, 8, 8), dtype=np.int16), LABELS.num_classes)
     record = _train(cases, tmp_path, cube_plan(training(learning_rate=0.1)), split=absent, num_epochs=1)
     assert record.validation_dice["cube"] in (None, 0.0)
+
+
+def test_how_long_a_training_waited_for_patches_is_told(
+    cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Reading is made to take 0.2 s, far longer than a step."""
+    quick = _train(cases, tmp_path / "quick", num_epochs=1)
+    read = PatchSource.batch
+    monkeypatch.setattr(PatchSource, "batch", lambda source, step: (time.sleep(0.2), read(source, step))[1])
+    slow = _train(cases, tmp_path / "slow", num_epochs=1)
+    assert 0 < quick.waiting_share < slow.waiting_share < 1
+    assert slow.waiting_share > 0.5
+    assert waiting_sentence(slow.waiting_share, 0) in caplog.text
+
+
+@pytest.mark.parametrize(("num_workers", "expected"), [(0, "a faster disk"), (3, "more --workers than 3")])
+def test_what_to_do_about_waiting(num_workers: int, expected: str) -> None:
+    sentence = waiting_sentence(0.123, num_workers)
+    assert sentence.startswith("Training waited for patches 12% of the time")
+    assert expected in sentence
