@@ -139,7 +139,7 @@ def _plan(source: Source, budget_s: float, width: int | None, work: Path) -> tup
     if width is not None:
         rules = place / "rules"
         rules.mkdir(parents=True, exist_ok=True)
-        (rules / "inferred.toml").write_text(f"[budget.base_features]\nvalue = [{width}]\n")
+        (rules / "inferred.toml").write_text(f"[budget.widths]\nvalue = {{ {width} = 1 }}\n")
     time = pipeline.AskedTime(seconds=budget_s, covers="a training", device="cpu")
     options = pipeline.PlanOptions(pipeline.CPU_PRESET, rules, time=time)
     data = pipeline.DataOptions(source.group_by, None, os.cpu_count() or 1)

@@ -12,17 +12,21 @@ from autoseg.core.artefact import Artefact, digest_of
 from autoseg.core.errors import PlanError
 from autoseg.core.workspace import Workspace
 from autoseg.data.dataset import Dataset
-from autoseg.data.image import read_image
+from autoseg.data.image import Image, read_image
 from autoseg.fingerprint import Fingerprint
 from autoseg.infer.case import Model, default_settings
 from autoseg.infer.predictor import Predictor
 from autoseg.network.device import choose_device
 from autoseg.network.unet import UNet
 from autoseg.pipeline.prepare import Planning, load_plan, plan_asked, timed
+from autoseg.pipeline.timing import Timing
 from autoseg.pipeline.training import load_split
 from autoseg.plan.budget import TimeBudget, TimedChoice, too_short
+from autoseg.plan.costs import scan_of_case
+from autoseg.plan.orientation import turned_fingerprint
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationName, Plan
+from autoseg.plan.tiling import tiles_of
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +82,7 @@ def plan_for_time(workspace: Workspace, run: BudgetedRun) -> Plan:
         seconds=max(run.budget_s - spent_s, 0.0),
         spent_s=spent_s,
         num_trainings=len(run.folds),
-        num_scans=_num_held_out(workspace, run),
+        held_out=_held_out(workspace, run),
     )
     asked = timed(asked, fingerprint, dataset, budget)
     planned = plan_asked(fingerprint, dataset, asked)
@@ -104,8 +108,7 @@ def allocate(workspace: Workspace, planned: Plan, run: BudgetedRun) -> Allocatio
     asked = Planning.load(workspace.planning)
     assert asked.timing is not None
     choice, rules = asked.timing.choice, load_rulebook(asked.rules).for_preset(planned.preset).inferred.budget
-    scan_s = _measured_prediction_s(workspace, planned, run, mirror=choice.mirror)
-    prediction_s = rules.prediction_margin * _num_held_out(workspace, run) * scan_s
+    prediction_s = rules.prediction_margin * _prediction_s(workspace, planned, run, asked.timing)
     spent_s, num_trainings = run.elapsed_s(), len(run.folds)
     training_s = (run.budget_s - spent_s - prediction_s) / num_trainings
     if training_s < rules.least_steps * choice.step_s:
@@ -131,21 +134,34 @@ def _in_words(run: BudgetedRun, choice: TimedChoice, training_s: float, predicti
     )
 
 
-def _num_held_out(workspace: Workspace, run: BudgetedRun) -> int:
-    return sum(len(load_split(workspace, fold).validation) for fold in run.folds)
+def _held_out(workspace: Workspace, run: BudgetedRun) -> tuple[str, ...]:
+    """Return the names of the cases that the folds of a run hold out."""
+    return tuple(sorted(name for fold in run.folds for name in load_split(workspace, fold).validation))
 
 
-def _measured_prediction_s(workspace: Workspace, planned: Plan, run: BudgetedRun, *, mirror: bool) -> float:
-    """Return the seconds that predicting a case takes, measured on the one of median size with an untrained network."""
-    dataset = Dataset.load(workspace.dataset)
-    by_size = sorted(dataset.cases, key=lambda case: Path(case.images[0]).stat().st_size)
-    case = by_size[len(by_size) // 2]
+def _prediction_s(workspace: Workspace, planned: Plan, run: BudgetedRun, timing: Timing) -> float:
+    """Return the seconds of predicting the held-out cases: one is measured, the others are so many times its tiles."""
+    configuration = planned.configurations[run.configuration]
+    seen = turned_fingerprint(Fingerprint.load(workspace.fingerprint), planned.orientation).cases
+    tiles = {
+        case.name: tiles_of(configuration, scan_of_case(planned, configuration, case, timing.speed.arithmetic))
+        for case in seen
+        if case.name in timing.budget.held_out
+    }
+    measured = sorted(tiles, key=lambda name: tiles[name])[len(tiles) // 2]
+    case = next(case for case in Dataset.load(workspace.dataset).cases if case.name == measured)
+    image = read_image([Path(path) for path in case.images])
+    measured_s = _measured_prediction_s(image, planned, run, mirror=timing.choice.mirror)
+    return measured_s * sum(tiles.values()) / tiles[measured]
+
+
+def _measured_prediction_s(image: Image, planned: Plan, run: BudgetedRun, *, mirror: bool) -> float:
+    """Return the seconds that predicting a scan takes, measured with an untrained network."""
     device = choose_device(run.device)
     chosen = planned.configurations[run.configuration]
     network = UNet(chosen.network).to(device).eval()
     settings = replace(default_settings(device, chosen), mirror=mirror)
     predictor = Predictor(Model(planned, chosen, (network,)), settings)
-    image = read_image([Path(path) for path in case.images])
     predictor.predict(image)
     began = time.monotonic()
     predictor.predict(image)

@@ -19,10 +19,12 @@ from autoseg.plan.budget import (
     widest,
 )
 from autoseg.plan.budget_decisions import choice_of
-from autoseg.plan.costs import median_scan
+from autoseg.plan.costs import scan_of_case
 from autoseg.plan.decisions import Reasons
 from autoseg.plan.duration import DeviceSpeed
+from autoseg.plan.orientation import turned_fingerprint
 from autoseg.plan.schema import Plan
+from autoseg.plan.tiling import Scan
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +88,7 @@ def time_plan(
     search = _Search(make, fingerprint, reasons, budget, choose_device(device))
     rules = reasons.rules.inferred
     least = rules.batch_size.min
-    narrow_to_wide, speed = _offers(search, [(width, least) for width in rules.budget.base_features], None)
+    narrow_to_wide, speed = _offers(search, [(width, least) for width in sorted(rules.budget.widths)], None)
     require_enough(narrow_to_wide, budget, rules.budget)
     width = widest(narrow_to_wide, rules.budget).pace.base_features
     most = make(_candidate(search, width, ANY_BATCH)).configurations[budget.configuration].batch_size
@@ -109,11 +111,17 @@ def _offers(
 
     speed = speed_of(search.device, [plan.configurations[name] for plan in plans], known)
     paces = [
-        predicted_pace(chosen, median_scan(plan, chosen, search.fingerprint, speed), speed, rules.cost)
-        for plan in plans
-        for chosen in (plan.configurations[name],)
+        predicted_pace(plan.configurations[name], _held_out(search, plan, speed), speed, rules.cost) for plan in plans
     ]
     return [offer(pace, search.budget, rules.budget) for pace in paces], speed
+
+
+def _held_out(search: _Search, plan: Plan, speed: DeviceSpeed) -> list[Scan]:
+    """Return the held-out scans as the network of a candidate sees them."""
+    configuration = plan.configurations[search.budget.configuration]
+    names = set(search.budget.held_out)
+    cases = turned_fingerprint(search.fingerprint, plan.orientation).cases
+    return [scan_of_case(plan, configuration, case, speed.arithmetic) for case in cases if case.name in names]
 
 
 def _candidate(search: _Search, width: int, batch_size: int) -> TimedChoice:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoseg.core.artefact import Record
 from autoseg.core.errors import PlanError
@@ -20,14 +20,14 @@ class TimeBudget(Record):
         seconds: For all trainings and predictions.
         spent_s: Of the user's budget, what was spent before.
         num_trainings: That share the time.
-        num_scans: Held-out scans that are predicted within the time, of all trainings together.
+        held_out: Names of the cases that are predicted within the time, of all trainings together.
     """
 
     configuration: ConfigurationName
     seconds: float
     spent_s: float = 0.0
     num_trainings: int = 1
-    num_scans: int = 0
+    held_out: tuple[str, ...] = ()
 
 
 class Pace(Record):
@@ -38,7 +38,7 @@ class Pace(Record):
         patch_size: In voxels.
         batch_size: Patches per step.
         step_s, validation_s: Seconds of a training step and of a validation batch.
-        scan_s, mirrored_scan_s: Seconds of a scan of median size, without and with its mirror images.
+        scans_s, mirrored_scans_s: Seconds of all held-out scans, without and with their mirror images.
     """
 
     base_features: int
@@ -46,8 +46,8 @@ class Pace(Record):
     batch_size: int
     step_s: float
     validation_s: float
-    scan_s: float
-    mirrored_scan_s: float
+    scans_s: float
+    mirrored_scans_s: float
 
 
 @dataclass(frozen=True)
@@ -95,24 +95,29 @@ class TimedChoice(Record):
     decisions: tuple[Decision, ...] = ()
 
 
-def predicted_pace(configuration: ConfigurationPlan, scan: Scan, speed: DeviceSpeed, rules: CostRules) -> Pace:
+def predicted_pace(
+    configuration: ConfigurationPlan, scans: Sequence[Scan], speed: DeviceSpeed, rules: CostRules
+) -> Pace:
     """Return how fast a device works with a configuration.
 
     Args:
         configuration: Network, patch and batch.
-        scan: Of median size; with its mirror images.
+        scans: That are held out.
         speed: Of the device, the configuration's layers among those that were timed.
         rules: Constants.
     """
-    plain = Scan(scan.shape, scan.num_networks, False, scan.tiles_at_once, scan.tile_step)
+
+    def scans_s(*, mirror: bool) -> float:
+        return sum(prediction_s(configuration, replace(scan, mirror=mirror), speed, rules) for scan in scans)
+
     return Pace(
         base_features=configuration.network.features[0],
         patch_size=configuration.patch_size,
         batch_size=configuration.batch_size,
         step_s=training_step_s(configuration, speed, rules),
         validation_s=validation_step_s(configuration, speed, rules),
-        scan_s=prediction_s(configuration, plain, speed, rules),
-        mirrored_scan_s=prediction_s(configuration, scan, speed, rules),
+        scans_s=scans_s(mirror=False),
+        mirrored_scans_s=scans_s(mirror=True),
     )
 
 
@@ -122,9 +127,8 @@ def offer(pace: Pace, budget: TimeBudget, rules: BudgetRules) -> Offer:
     Source:
         rules/inferred.toml [budget].
     """
-    scans = rules.prediction_margin * budget.num_scans
-    mirror = scans * pace.mirrored_scan_s <= rules.mirrored_share * budget.seconds
-    prediction = scans * (pace.mirrored_scan_s if mirror else pace.scan_s)
+    mirror = rules.prediction_margin * pace.mirrored_scans_s <= rules.mirrored_share * budget.seconds
+    prediction = rules.prediction_margin * (pace.mirrored_scans_s if mirror else pace.scans_s)
     training_s = max(budget.seconds - prediction, 0.0) / budget.num_trainings
     return Offer(pace, mirror, prediction, training_s, math.floor(training_s / step_with_validation_s(pace, rules)))
 
@@ -135,7 +139,7 @@ def step_with_validation_s(pace: Pace, rules: BudgetRules) -> float:
 
 
 def widest(offers: Sequence[Offer], rules: BudgetRules) -> Offer:
-    """Return the widest network that the time still buys enough steps for; if there is none, that with most steps.
+    """Return the widest network that the time buys enough steps for; if there is none, that with most steps.
 
     Args:
         offers: By width, the narrowest first.
@@ -144,7 +148,7 @@ def widest(offers: Sequence[Offer], rules: BudgetRules) -> Offer:
     Source:
         rules/inferred.toml [budget]; docs/budgets.md.
     """
-    enough = [found for found in offers if found.num_steps >= rules.min_steps]
+    enough = [found for found in offers if found.num_steps >= rules.widths[found.pace.base_features]]
     return enough[-1] if enough else max(offers, key=lambda found: found.num_steps)
 
 
@@ -199,7 +203,7 @@ def require_enough(offers: Sequence[Offer], budget: TimeBudget, rules: BudgetRul
         return
     least = [
         rules.least_steps * step_with_validation_s(found.pace, rules) * budget.num_trainings
-        + rules.prediction_margin * budget.num_scans * found.pace.scan_s
+        + rules.prediction_margin * found.pace.scans_s
         for found in offers
     ]
     raise PlanError(

@@ -27,7 +27,7 @@ def choice_of(
         *_length_decisions(reasons, bought),
         for_configuration(_batch_decision(reasons, device, batches, bought), budget.configuration),
     ]
-    if budget.num_scans:
+    if budget.held_out:
         decisions.insert(-1, _mirror_decision(reasons, budget, bought))
     return TimedChoice(
         configuration=budget.configuration,
@@ -55,27 +55,34 @@ def _width_decision(
     reasons: Reasons, budget: TimeBudget, device: str, widths: Sequence[Offer], chosen: Offer
 ) -> Decision:
     """Return why the networks have their width."""
-    rules = reasons.rules.inferred.budget
+    needed = reasons.rules.inferred.budget.widths
+    least = needed[chosen.pace.base_features]
     reason = (
-        f"The widest network for which {chosen.training_s:.0f} s of {budget.configuration} on {device} buy at least "
-        f"{rules.min_steps} steps: {_bought(chosen)}."
-        if chosen.num_steps >= rules.min_steps
-        else f"No width buys {rules.min_steps} steps in {chosen.training_s:.0f} s of {budget.configuration} on "
-        f"{device}; this one buys the most: {_bought(chosen)}."
+        f"The widest network for which {chosen.training_s:.0f} s of {budget.configuration} on {device} buy enough "
+        f"steps, at least {least}: {_bought(chosen)}."
+        if chosen.num_steps >= least
+        else f"No width gets enough steps in {chosen.training_s:.0f} s of {budget.configuration} on {device}; "
+        f"this one gets the most: {_bought(chosen)}."
     )
     inputs = {
         "device": device,
         "budget left, s": budget.seconds,
         "trainings": budget.num_trainings,
-        "held-out scans": budget.num_scans,
+        "held-out scans": len(budget.held_out),
         "time of a training, s": chosen.training_s,
         "seconds per step": chosen.pace.step_s,
         "seconds per validation batch": chosen.pace.validation_s,
     }
-    used = ["budget.base_features", "budget.min_steps", "budget.least_steps", "budget.validation_share"]
+    used = ["budget.widths", "budget.least_steps", "budget.validation_share"]
     found = reasons.decision("base_features", chosen.pace.base_features, reason, inputs, used)
     others = [other for other in widths if other.pace.base_features != chosen.pace.base_features]
-    tried = tuple(Alternative(value=other.pace.base_features, outcome=f"buys {_bought(other)}") for other in others)
+    tried = tuple(
+        Alternative(
+            value=other.pace.base_features,
+            outcome=f"needs {needed[other.pace.base_features]} steps or more, buys {_bought(other)}",
+        )
+        for other in others
+    )
     return found.model_copy(update={"alternatives": tried})
 
 
@@ -131,18 +138,18 @@ def _length_decisions(reasons: Reasons, bought: Offer) -> tuple[Decision, Decisi
 def _mirror_decision(reasons: Reasons, budget: TimeBudget, bought: Offer) -> Decision:
     """Return why held-out scans are, or are not, averaged over their mirror images."""
     rules = reasons.rules.inferred.budget
-    mirrored_s = rules.prediction_margin * budget.num_scans * bought.pace.mirrored_scan_s
+    mirrored_s = rules.prediction_margin * bought.pace.mirrored_scans_s
     share = mirrored_s / budget.seconds
     reason = (
-        f"With mirror images, {budget.num_scans} held-out scans take about {mirrored_s:.0f} s, {share:.0%} of the "
+        f"With mirror images, {len(budget.held_out)} held-out scans take about {mirrored_s:.0f} s, {share:.0%} of the "
         f"time that is left; {rules.mirrored_share:.0%} may go into that"
         + ("." if bought.mirror else f". Without them, it is {bought.prediction_s:.0f} s.")
     )
     inputs = {
         "budget left, s": budget.seconds,
-        "held-out scans": budget.num_scans,
-        "seconds per scan, mirrored": bought.pace.mirrored_scan_s,
-        "seconds per scan": bought.pace.scan_s,
+        "held-out scans": len(budget.held_out),
+        "seconds with mirror images": bought.pace.mirrored_scans_s,
+        "seconds without": bought.pace.scans_s,
     }
     used = ["budget.mirrored_share", "budget.prediction_margin"]
     return reasons.decision("mirror_held_out", bought.mirror, reason, inputs, used)

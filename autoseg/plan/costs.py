@@ -5,7 +5,7 @@ import statistics
 
 from autoseg.core.artefact import Artefact, Record
 from autoseg.core.geometry import Shape
-from autoseg.fingerprint.schema import Fingerprint
+from autoseg.fingerprint.schema import CaseFingerprint, Fingerprint
 from autoseg.plan.cost import num_parameters
 from autoseg.plan.duration import DeviceSpeed, prediction_s, training_step_s, validation_step_s
 from autoseg.plan.memory import SINGLE, Arithmetic, MemoryEstimate, training_memory
@@ -95,13 +95,32 @@ def scan_shape(plan: Plan, configuration: ConfigurationPlan, fingerprint: Finger
     return tuple(max(size, 1) for size in seen)
 
 
-def median_scan(plan: Plan, configuration: ConfigurationPlan, fingerprint: Fingerprint, speed: DeviceSpeed) -> Scan:
+def scan_of_case(plan: Plan, configuration: ConfigurationPlan, case: CaseFingerprint, arithmetic: Arithmetic) -> Scan:
+    """Return a case as a configuration sees it, to be predicted by one network with mirror images.
+
+    Args:
+        plan: Order of axes and tiling.
+        configuration: Spacing and patch.
+        case: Measured as if it were stored in the plan's orientation.
+        arithmetic: Of the device.
+    """
+    spacing, shape = ([sizes[axis] for axis in plan.transpose] for sizes in (case.spacing, case.cropped_shape))
+    target = [*spacing[: 3 - len(configuration.spacing)], *configuration.spacing]
+    z, y, x = (max(round(size * now / new), 1) for size, now, new in zip(shape, spacing, target, strict=True))
+    return _scan((z, y, x), plan, configuration, arithmetic)
+
+
+def _median_scan(plan: Plan, configuration: ConfigurationPlan, fingerprint: Fingerprint, speed: DeviceSpeed) -> Scan:
     """Return a scan of median size, predicted by one network on its mirror images too."""
+    return _scan(scan_shape(plan, configuration, fingerprint), plan, configuration, speed.arithmetic)
+
+
+def _scan(shape: Shape, plan: Plan, configuration: ConfigurationPlan, arithmetic: Arithmetic) -> Scan:
     return Scan(
-        shape=scan_shape(plan, configuration, fingerprint),
+        shape=shape,
         num_networks=1,
         mirror=True,
-        tiles_at_once=1 if speed.arithmetic.is_cpu else configuration.batch_size,
+        tiles_at_once=1 if arithmetic.is_cpu else configuration.batch_size,
         tile_step=plan.inference.tile_step,
     )
 
@@ -116,7 +135,7 @@ def _configuration_costs(
     speed, rules = machine
     recipe = plan.training
     num_cases = len(fingerprint.cases)
-    scan = median_scan(plan, configuration, fingerprint, speed)
+    scan = _median_scan(plan, configuration, fingerprint, speed)
     step_s = training_step_s(configuration, speed, rules)
     validation_s = validation_step_s(configuration, speed, rules)
     epoch_s = recipe.steps_per_epoch * step_s + recipe.validation_steps * validation_s

@@ -171,8 +171,7 @@ class CostRules(Record):
 class BudgetRules(Record):
     """`inferred.toml [budget]`: how a plan makes the most of a given time."""
 
-    base_features: Annotated[tuple[Count, ...], Field(min_length=1)]
-    min_steps: Count
+    widths: Annotated[dict[Count, Count], Field(min_length=1)]
     min_steps_of_more_patches: Count
     least_steps: Count
     num_epochs: Count

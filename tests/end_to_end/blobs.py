@@ -15,8 +15,8 @@ SMALL, LARGE = 7, 3
 TINY_RULES = """
 [cpu.network.base_features]
 value = 6
-[cpu.budget.base_features]
-value = [4, 6]
+[cpu.budget.widths]
+value = { 4 = 50, 6 = 200 }
 [cpu.training.steps_per_epoch]
 value = 12
 [cpu.training.validation_steps]

@@ -66,7 +66,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     [
         ("inferred.toml", "[batch_size.mim]\nvalue = 4\n", r"inferred.toml:1 \[batch_size.mim\]: .* batch_size.min"),
         ("inferred.toml", "[batch_size.min]\nvalue = 'four'\n", r"inferred.toml:1 \[batch_size.min\]"),
-        ("inferred.toml", "[budget.base_features]\nvalue = 8\n", r"inferred.toml:1 \[budget.base_features\]"),
+        ("inferred.toml", "[budget.widths]\nvalue = 8\n", r"inferred.toml:1 \[budget.widths\]"),
         ("infered.toml", "[batch_size.min]\nvalue = 4\n", "must hold rule files named .*, got infered.toml"),
         ("inferred.toml", "[batch_size.min\nvalue = 4\n", "inferred.toml: must be readable TOML"),
     ],

@@ -23,8 +23,8 @@ from tests.end_to_end.blobs import write_blobs
 DATA = pipeline.DataOptions(group_by=None, num_folds=3, num_workers=1)
 
 RULES = """
-[budget.base_features]
-value = [4, 8]
+[budget.widths]
+value = { 4 = 50, 8 = 1000 }
 """
 
 

@@ -27,8 +27,7 @@ from autoseg.plan.rules import BudgetRules
 from tests.plan.published_case import describe, fingerprint_of
 
 RULES = BudgetRules(
-    base_features=(8, 16, 32),
-    min_steps=1000,
+    widths={8: 50, 16: 200, 32: 2000},
     min_steps_of_more_patches=4000,
     least_steps=50,
     num_epochs=50,
@@ -43,16 +42,16 @@ DATASET = describe("test", ["MRI"], ["background", "organ"])
 SMALL = fingerprint_of([(1, 1, 1)] * 100, [(60, 64, 64)] * 100)
 
 
-def _pace(step_s: float, width: int = 16, batch_size: int = 2, scan_s: float = 0.0) -> Pace:
-    """Return a pace at which validation takes no time and a mirrored scan eight times an unmirrored one."""
+def _pace(step_s: float, width: int = 16, batch_size: int = 2, scans_s: float = 0.0) -> Pace:
+    """Return a pace at which validation takes no time and mirrored scans eight times as long as others."""
     return Pace(
         base_features=width,
         patch_size=(40, 56, 40),
         batch_size=batch_size,
         step_s=step_s,
         validation_s=0.0,
-        scan_s=scan_s,
-        mirrored_scan_s=8 * scan_s,
+        scans_s=scans_s,
+        mirrored_scans_s=8 * scans_s,
     )
 
 
@@ -62,7 +61,7 @@ def _time(seconds: float, **changed: float) -> TimeBudget:
 
 def _offers(seconds: float, *step_s: float) -> list[Offer]:
     """Return what the time buys with networks of growing width."""
-    paces = [_pace(each, width) for each, width in zip(step_s, RULES.base_features, strict=False)]
+    paces = [_pace(each, width) for each, width in zip(step_s, RULES.widths, strict=False)]
     return [offer(pace, _time(seconds), RULES) for pace in paces]
 
 
@@ -74,33 +73,33 @@ def test_time_buys_steps_with_their_share_of_validation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scan_s", "mirror", "prediction_s"),
-    [(0.5, True, 60), (0.51, False, 7.65), (0.0, True, 0)],
+    ("scans_s", "mirror", "prediction_s"),
+    [(5, True, 60), (5.1, False, 7.65), (0.0, True, 0)],
 )
 def test_held_out_scans_are_mirrored_if_that_takes_a_small_share(
-    scan_s: float, mirror: bool, prediction_s: float
+    scans_s: float, mirror: bool, prediction_s: float
 ) -> None:
-    bought = offer(_pace(0.1, scan_s=scan_s), _time(600, num_scans=10), RULES)
+    bought = offer(_pace(0.1, scans_s=scans_s), _time(600), RULES)
     assert bought.mirror == mirror
     assert bought.prediction_s == pytest.approx(prediction_s)
     assert bought.training_s == pytest.approx(600 - prediction_s)
 
 
 def test_prediction_may_leave_no_time() -> None:
-    bought = offer(_pace(0.1, scan_s=100), _time(600, num_scans=10), RULES)
+    bought = offer(_pace(0.1, scans_s=1000), _time(600), RULES)
     assert (bought.training_s, bought.num_steps) == (0, 0)
 
 
 @pytest.mark.parametrize(
     ("seconds", "width"),
-    [(399, 16), (400, 32), (200, 16), (199, 8), (100, 8), (60, 8)],
+    [(799, 16), (800, 32), (40, 16), (39, 8), (5, 8)],
 )
 def test_the_widest_network_with_enough_steps_is_taken(seconds: float, width: int) -> None:
     assert widest(_offers(seconds, 0.1, 0.2, 0.4), RULES).pace.base_features == width
 
 
 def test_without_enough_steps_for_any_width_most_steps_count() -> None:
-    assert widest(_offers(60, 0.3, 0.2, 0.4), RULES).pace.base_features == 16
+    assert widest(_offers(6, 0.3, 0.2, 0.4), RULES).pace.base_features == 16
 
 
 @pytest.mark.parametrize(("seconds", "batch_size"), [(100, 2), (1999, 2), (2000, 4), (3999, 4), (4000, 7), (9e9, 7)])
@@ -131,8 +130,8 @@ def test_a_budget_too_small_for_any_plan_is_refused_with_the_least_that_would_do
         PlanError, match=re.escape("must buy 50 training steps, got time for 49 of 0.1 s. Give at least 10s.")
     ):
         require_enough(_offers(4.9, 0.1, 0.2), _time(4.9), RULES)
-    shared = _time(4.9, num_trainings=5, spent_s=11, num_scans=10)
-    tried = [offer(_pace(0.1, scan_s=0.01), shared, RULES)]
+    shared = _time(4.9, num_trainings=5, spent_s=11)
+    tried = [offer(_pace(0.1, scans_s=0.1), shared, RULES)]
     with pytest.raises(
         PlanError, match=r"in each of 5 trainings, got time for 9 of 0.1 s. Give at least 40s, or train fewer"
     ):
@@ -140,8 +139,8 @@ def test_a_budget_too_small_for_any_plan_is_refused_with_the_least_that_would_do
 
 
 def _choice(reasons: Reasons, seconds: float) -> TimedChoice:
-    time = _time(seconds, num_scans=10)
-    widths = [offer(_pace(0.1 * width / 8, width, scan_s=0.51), time, RULES) for width in RULES.base_features]
+    time = _time(seconds).model_copy(update={"held_out": ("a", "b")})
+    widths = [offer(_pace(0.1 * width / 8, width, scans_s=5.1), time, RULES) for width in RULES.widths]
     chosen = widest(widths, RULES)
     step_s = chosen.pace.step_s
     paces = [chosen.pace.model_copy(update={"batch_size": size, "step_s": step_s * size / 2}) for size in (2, 4)]
@@ -154,7 +153,7 @@ def test_a_plan_for_a_budget_says_why() -> None:
     choice = _choice(Reasons(RULEBOOK, RULEBOOK.for_preset(usual.preset), Overrides()), 600)
     plan = make_plan(SMALL, DATASET, RULEBOOK, timed=choice)
     full = plan.configurations["3d_fullres"]
-    assert (full.network.features[0], full.batch_size) == (choice.base_features, 2) == (32, 2)
+    assert (full.network.features[0], full.batch_size) == (choice.base_features, 2) == (16, 2)
     assert plan.training.steps_per_epoch == choice.steps_per_epoch
     assert plan.training.validation_steps == choice.validation_steps
     assert plan.training.num_epochs == choice.num_epochs
@@ -165,7 +164,9 @@ def test_a_plan_for_a_budget_says_why() -> None:
         assert name in everything
         assert "budget." in story
         assert "autoseg" in story.rpartition("Source: ")[2]
-    assert "8: buys 5923 steps of 2 patches of 40x56x40 voxels, 0.1 s each" in explain_value(plan, "base_features")
+    assert "8: needs 50 steps or more, buys 5923 steps of 2 patches of 40x56x40 voxels, 0.1 s each" in explain_value(
+        plan, "base_features"
+    )
     assert "The smallest, as a larger one would leave fewer than 4000 steps" in explain_value(plan, "batch_size")
     assert "Without them, it is 8 s." in explain_value(plan, "mirror_held_out")
 
@@ -173,13 +174,16 @@ def test_a_plan_for_a_budget_says_why() -> None:
 def test_the_batch_of_a_budget_is_never_larger_than_memory_allows() -> None:
     usual = make_plan(SMALL, DATASET, RULEBOOK)
     choice = _choice(Reasons(RULEBOOK, RULEBOOK.for_preset(usual.preset), Overrides()), 600)
-    plan = make_plan(SMALL, DATASET, RULEBOOK, timed=choice.model_copy(update={"batch_size": 1000}))
+    plan = make_plan(
+        SMALL, DATASET, RULEBOOK, timed=choice.model_copy(update={"base_features": 32, "batch_size": 1000})
+    )
     assert plan.configurations == usual.configurations
     assert "memory" in explain_value(plan, "batch_size")
 
 
 def test_the_rules_of_the_package_are_in_order() -> None:
     rules = RULEBOOK.inferred.budget
-    assert list(rules.base_features) == sorted(set(rules.base_features))
-    assert rules.least_steps < rules.min_steps <= rules.min_steps_of_more_patches
+    assert list(rules.widths) == sorted(rules.widths)
+    assert list(rules.widths.values()) == sorted(rules.widths.values())
+    assert rules.least_steps <= min(rules.widths.values())
     assert rules.min_steps_per_epoch < rules.max_steps_per_epoch
