@@ -13,6 +13,7 @@ from autoseg.core.workspace import Workspace
 from autoseg.infer.case import Pace
 from autoseg.infer.maps import Extras, Uncertainty
 from autoseg.infer.output import SUFFIXES, OutputFormat
+from autoseg.pipeline.prediction import load_selection
 
 UNCERTAINTIES: tuple[Uncertainty, ...] = get_args(Uncertainty)
 
@@ -59,14 +60,18 @@ def predict(
 ) -> int:
     """Segment new scans with the trained folds.
 
+    After `autoseg select` its choice is used, unless --configuration or --folds name another.
+
     In a folder, files whose names end in a channel's number (_0000) or name (_T1) belong together. A .csv has a column
     per channel, or image; case and output may be added; paths are relative to it. What became of each scan goes to
     predictions.json in OUT; a scan that fails does not stop the others, and the exit code is 1.
     """
     place = Workspace(workspace)
-    chosen = pipeline.choose_configuration(pipeline.load_plan(place), configuration)
-    pace = _pace(fast=fast, accurate=accurate)
-    model = pipeline.ModelChoice(chosen, opt.parse_folds(folds), device, mirror, pace=pace)
+    planned, wanted = pipeline.load_plan(place), opt.parse_folds(folds)
+    selection = load_selection(place) if configuration is None and wanted is None else None
+    asked = configuration if selection is None else selection.configurations[0]
+    chosen, pace = pipeline.choose_configuration(planned, asked), _pace(fast=fast, accurate=accurate)
+    model = pipeline.ModelChoice(chosen, wanted, device, mirror, pace=pace)
     request = pipeline.Request(
         source=source,
         target=target,
@@ -75,7 +80,7 @@ def predict(
         extras=Extras(save_probabilities, _uncertainties(uncertainty)),
         skip_existing=skip_existing,
     )
-    predictions = pipeline.predict(place, model, request, TerminalProgress())
+    predictions = pipeline.predict(place, model, request, TerminalProgress(), selection)
     if as_json:
         print_json(predictions)
     else:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -18,7 +18,7 @@ from autoseg.infer.case import Onlooker
 from autoseg.infer.maps import NO_EXTRAS, Extras, extra_paths, observing, write_disagreement
 from autoseg.infer.outcome import FORESEEN, Outcome, Scan, failure, volumes_ml
 from autoseg.infer.output import output_stem, write_output
-from autoseg.infer.predictor import Predictor
+from autoseg.infer.predictor import Segments
 from autoseg.infer.unlike import unlike_result, unlike_scan
 from autoseg.preprocess.case import Prepared
 
@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 
 
 def predict_files(
-    predictor: Predictor,
+    predictor: Segments,
     scans: Sequence[Scan],
     progress: Progress,
     extras: Extras = NO_EXTRAS,
@@ -83,7 +83,7 @@ class _Segmented:
 class _Batch:
     """Scans on their way from files to files."""
 
-    predictor: Predictor
+    predictor: Segments
     extras: Extras
     done: Callable[[Outcome], None]
     task: Task
@@ -148,7 +148,7 @@ class _Batch:
         stopwatch.seconds["export"] = whole.seconds["segment"] - others
         if "disagreement" in paths:
             with stopwatch.measure("disagreement"):
-                write_disagreement(paths["disagreement"], label, self._by_fold(read.prepared))
+                write_disagreement(paths["disagreement"], label, predictor.by_fold(read.prepared))
         outcome = Outcome(
             image=scan.images[0],
             output=scan.output,
@@ -159,13 +159,6 @@ class _Batch:
             peak_gpu_memory_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         )
         return _Segmented(label, read.series, outcome, stopwatch)
-
-    def _by_fold(self, prepared: Prepared) -> Iterator[LabelImage]:
-        """Give the label map that each fold finds alone."""
-        predictor = self.predictor
-        for network in predictor.model.networks:
-            alone = replace(predictor, model=replace(predictor.model, networks=(network,)))
-            yield alone.predict_prepared(prepared)
 
     def write(self, scan: Scan, segmented: _Segmented | Outcome) -> Outcome:
         """Write a label map; the outcome says what became of the scan."""

@@ -9,7 +9,6 @@ from autoseg.core.artefact import Artefact, Record
 from autoseg.core.errors import AutosegError
 from autoseg.core.labels import Labels, Region
 from autoseg.data.image import LabelImage, label_counts
-from autoseg.plan.schema import ConfigurationName
 
 FORESEEN = (AutosegError, OSError, ValueError, RuntimeError, MemoryError)
 """What a scan, a disk or a full memory can raise; the last three also through torch and SimpleITK."""
@@ -68,14 +67,14 @@ class Predictions(Artefact):
 
     Attributes:
         dataset: That the networks have learnt from.
-        configuration, folds: Which networks were averaged.
+        configuration, folds: Which networks were averaged; configurations that decided together are joined by a plus.
         device, precision: What computed.
         mirror: Whether mirrored scans were averaged.
         cases: In the order in which they were done.
     """
 
     dataset: str
-    configuration: ConfigurationName
+    configuration: str
     folds: tuple[int, ...]
     device: str
     precision: str

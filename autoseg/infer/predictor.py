@@ -1,9 +1,9 @@
 """A model that is loaded once and segments scans, in memory or from file to file."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -16,6 +16,33 @@ from autoseg.infer.unlike import Familiar
 from autoseg.network.checkpoint import load_network
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.preprocess.case import Prepared
+
+
+class Segments(Protocol):
+    """What segments scans one by one: a model, or several that decide together."""
+
+    @property
+    def model(self) -> Model:
+        """Plan and labels; of several, the first."""
+
+    @property
+    def settings(self) -> Settings:
+        """Device and precision; of several, those of the first."""
+
+    @property
+    def familiar(self) -> Familiar | None:
+        """What it knows, for warnings when a scan is unlike it."""
+
+    def prepare(self, image: Image, name: str = "image") -> Prepared:
+        """Return a scan as the networks see it."""
+
+    def predict_prepared(
+        self, prepared: Prepared, report: Callable[[float], None] = lambda _: None, onlooker: Onlooker | None = None
+    ) -> LabelImage:
+        """Return the label map of a prepared scan."""
+
+    def by_fold(self, prepared: Prepared) -> Iterator[LabelImage]:
+        """Give the label map that the networks of each fold find without the others."""
 
 
 @dataclass(frozen=True)
@@ -96,3 +123,8 @@ class Predictor:
     ) -> LabelImage:
         """Return the label map of a prepared scan, telling `report` of every share of the work that is done."""
         return segment(prepared, self.model, self.settings, report, onlooker)
+
+    def by_fold(self, prepared: Prepared) -> Iterator[LabelImage]:
+        """Give the label map that the network of each fold finds alone."""
+        for network in self.model.networks:
+            yield replace(self, model=replace(self.model, networks=(network,))).predict_prepared(prepared)

@@ -13,13 +13,15 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.infer.batch import predict_files
 from autoseg.infer.case import Pace, default_settings
 from autoseg.infer.outcome import Outcome, Predictions, Scan
-from autoseg.infer.predictor import Predictor
+from autoseg.infer.predictor import Predictor, Segments
 from autoseg.infer.unlike import Familiar
 from autoseg.network.device import choose_device
 from autoseg.pipeline.prepare import choose_configuration, load_plan
 from autoseg.pipeline.scans import Request, find_scans, split_done
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationName, Plan
+from autoseg.select.choose import Selection
+from autoseg.select.predictor import SelectedPredictor
 from autoseg.train.record import EARLIER_STAGE, MODEL, WEIGHTS, TrainingRecord
 
 SECONDS_BETWEEN_RECORDS = 5.0
@@ -85,6 +87,39 @@ def load_model(workspace: Workspace, choice: ModelChoice) -> Predictor:
     return replace(predictor, model=replace(predictor.model, earlier=earlier.model))
 
 
+def load_selection(workspace: Workspace) -> Selection | None:
+    """Return what was selected in a workspace; None if nothing was.
+
+    Raises:
+        PredictionError: If networks that it is made from have changed since.
+    """
+    if not workspace.selection.exists():
+        return None
+    selection = Selection.load(workspace.selection)
+    for name in selection.configurations:
+        for fold, folder in workspace.folds(name).items():
+            digest = digest_of_file(folder.weights)
+            if selection.made_from.get(f"{name} fold {fold}", digest) != digest:
+                raise PredictionError(
+                    f"{workspace.selection}: must be of the networks that are there, got others in {folder.root}."
+                    " Run `autoseg select` again, or name one with --configuration."
+                )
+    return selection
+
+
+def load_selected(workspace: Workspace, choice: ModelChoice, selection: Selection) -> SelectedPredictor:
+    """Return a predictor with the configurations, folds and postprocessing of a selection.
+
+    Raises:
+        PredictionError: See `load_model`.
+    """
+    members = (
+        load_model(workspace, replace(choice, configuration=name, folds=selection.folds))
+        for name in selection.configurations
+    )
+    return SelectedPredictor(tuple(members), selection.postprocessing)
+
+
 def _familiar(workspace: Workspace, planned: Plan) -> Familiar | None:
     """Return what the networks know; None for imported models without a fingerprint."""
     if not workspace.fingerprint.exists():
@@ -136,7 +171,13 @@ def load_predictor(
     return load_model(place, ModelChoice(chosen, None if folds is None else tuple(folds), device, mirror))
 
 
-def predict(workspace: Workspace, choice: ModelChoice, request: Request, progress: Progress) -> Predictions:
+def predict(
+    workspace: Workspace,
+    choice: ModelChoice,
+    request: Request,
+    progress: Progress,
+    selection: Selection | None = None,
+) -> Predictions:
     """Segment scans; one that fails does not stop the others. What became of each is also saved as `predictions.json`.
 
     Args:
@@ -144,15 +185,25 @@ def predict(workspace: Workspace, choice: ModelChoice, request: Request, progres
         choice: Which of them.
         request: Scans, outputs, what to keep.
         progress: Shows the scans.
+        selection: Whose configurations, folds and postprocessing are used instead of those of the choice.
 
     Raises:
         PredictionError: If there is nothing to segment, a fold is not trained, outputs would collide, or outputs to be
             kept are those of other networks.
     """
-    predictor = load_model(workspace, choice)
+    predictor: Segments
+    if selection is None:
+        predictor = load_model(workspace, choice)
+        empty = _empty_predictions(workspace, choice, predictor)
+    else:
+        predictor = load_selected(workspace, choice, selection)
+        empty = _empty_predictions(workspace, choice, predictor)
+        together = {"configuration": " + ".join(selection.configurations), "folds": selection.folds}
+        made_from = {**empty.made_from, "selection": selection.digest()}
+        empty = empty.model_copy(update={**together, "made_from": made_from})
     scans = find_scans(request, predictor.model.plan)
     kept, upcoming = split_done(scans, request)
-    record = _Record(request.record, _empty_predictions(workspace, choice, predictor))
+    record = _Record(request.record, empty)
     if request.skip_existing:
         record.keep(kept)
     record.save()
@@ -203,7 +254,7 @@ class _Record:
         self.predictions = self.predictions.model_copy(update={"cases": (*self.predictions.cases, outcome)})
 
 
-def _empty_predictions(workspace: Workspace, choice: ModelChoice, predictor: Predictor) -> Predictions:
+def _empty_predictions(workspace: Workspace, choice: ModelChoice, predictor: Segments) -> Predictions:
     plan, settings = predictor.model.plan, predictor.settings
     folds = workspace.folds(choice.configuration)
     wanted = {fold: folds[fold] for fold in (folds if choice.folds is None else choice.folds)}

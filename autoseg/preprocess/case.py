@@ -24,11 +24,13 @@ class Prepared:
         array: Normalised and resampled, (C, Z, Y, X).
         properties: Where the array comes from.
         earlier: The same scan as the stage before it in a cascade sees it; None for none.
+        others: The same scan as the other configurations of an ensemble see it.
     """
 
     array: NDArray[np.float32]
     properties: CaseProperties
     earlier: "Prepared | None" = None
+    others: "tuple[Prepared, ...]" = ()
 
 
 def prepare_image(image: Image, plan: Plan, configuration: ConfigurationPlan, name: str = "image") -> Prepared:

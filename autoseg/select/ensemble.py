@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from autoseg.core.geometry import Shape
 from autoseg.data.image import LabelImage
 from autoseg.infer.case import Model, Onlooker, Settings, predict_classes
-from autoseg.infer.export import Place, restore_label
+from autoseg.infer.export import Observe, Place, restore_label
 from autoseg.preprocess.case import Prepared
 
 SMALLEST_PROBABILITY = 2.0**-14
@@ -48,7 +49,7 @@ def segment_together(
     members: Sequence[Member],
     wanted: Sequence[Sequence[int]],
     report: Callable[[float], None] = lambda _: None,
-    scratch: Path | None = None,
+    onlooker: Onlooker | None = None,
 ) -> list[LabelImage]:
     """Return the label map of a scan by each of several ensembles, on the scan's grid.
 
@@ -56,12 +57,14 @@ def segment_together(
         members: Configurations of one plan, each with the same scan.
         wanted: Of each ensemble, the numbers of its members.
         report: Called with every further share of the work that is done; the shares sum to 1.
-        scratch: Folder for the probabilities; None for the system's folder of temporary files.
+        onlooker: Is shown the logarithms of the mean probabilities of the first ensemble as logits.
 
     Raises:
         PredictionError: If a network's output is no number.
     """
     properties, labels = members[0].prepared.properties, members[0].model.plan.labels
+    onlooker = onlooker or Onlooker()
+    scratch = members[0].settings.scratch
     with ExitStack() as stack:
         fields = [
             stack.enter_context(_Field(labels.num_outputs, properties.cropped_shape, labels.painted, scratch))
@@ -73,7 +76,7 @@ def segment_together(
                 member.model,
                 member.settings,
                 partial(_report_part, report, 1 / len(members)),
-                Onlooker(observe=field.keep),
+                Onlooker(field.keep, onlooker.stopwatch),
             )
             for member, field in zip(members, fields, strict=True)
         ]
@@ -81,6 +84,8 @@ def segment_together(
             _joined([classes[number] for number in together], [fields[number] for number in together], labels.painted)
             for together in wanted
         ]
+        if onlooker.observe is not None:
+            _show([fields[number] for number in wanted[0]], onlooker.observe, labels.painted)
     return [LabelImage(restore_label(indices, properties, labels), properties.geometry) for indices in found]
 
 
@@ -133,6 +138,16 @@ def _joined(
         total /= len(fields)
         flat[chosen] = _decided(total, painted)
     return joined
+
+
+def _show(fields: Sequence[_Field], observe: Observe, painted: Sequence[int]) -> None:
+    """Show the mean probabilities, slice by slice, as logits that give them back."""
+    _, rows, columns, lines = fields[0].probabilities.shape
+    for row in range(rows):
+        place = slice(row, row + 1), slice(0, columns), slice(0, lines)
+        parts = [torch.from_numpy(field.probabilities[(slice(None), *place)].astype(np.float32)) for field in fields]
+        mean = torch.stack(parts).mean(dim=0)
+        observe(place, mean.logit(SMALLEST_PROBABILITY**2) if painted else mean.clamp(SMALLEST_PROBABILITY**2).log())
 
 
 def _decided(probabilities: NDArray[np.float32], painted: Sequence[int]) -> NDArray[np.integer]:

@@ -1,6 +1,7 @@
 """Selection in a workspace: from networks that are there to `selection.json`, and what is wrong with others."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +9,22 @@ import pytest
 import torch
 
 from autoseg import pipeline
-from autoseg.core.errors import SelectionError
+from autoseg.core.errors import PredictionError, SelectionError
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import Workspace
-from autoseg.data.image import read_label
+from autoseg.data.dataset import Dataset
+from autoseg.data.image import read_image, read_label
 from autoseg.data.splits import Splits
 from autoseg.evaluate.scores import Evaluation
 from autoseg.network.checkpoint import save_weights
 from autoseg.network.unet import UNet
+from autoseg.pipeline.prediction import load_model, load_selection
 from autoseg.pipeline.selection import SelectionRequest, find_held_out, make_selection
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.select.choose import Selection
+from autoseg.select.ensemble import Member, segment_together
+from autoseg.select.postprocess import Postprocessing, Treatment
+from autoseg.select.predictor import postprocessed
 from autoseg.train.record import TrainingRecord
 from tests.end_to_end.blobs import write_blobs, write_tiny_rules
 
@@ -155,6 +161,41 @@ def test_one_configuration_is_selected_as_well(copied: Workspace) -> None:
     shutil.rmtree(copied.root / "models" / "2d")
 
     assert make_selection(copied, REQUEST, Silent()).configurations == ("3d_fullres",)
+
+
+def test_prediction_uses_the_selection(copied: Workspace, tmp_path: Path) -> None:
+    """Both configurations and the postprocessing; the same as members by themselves, joined and treated."""
+    chosen = Postprocessing(classes={"large": Treatment(keeps_largest=True)})
+    found = Selection.load(copied.selection).model_copy(
+        update={"configurations": ("2d", "3d_fullres"), "postprocessing": chosen}
+    )
+    found.save(copied.selection)
+    selection = load_selection(copied)
+    assert selection is not None
+    choice = pipeline.ModelChoice("2d", None, "cpu", mirror=False)
+    image = Path(Dataset.load(copied.dataset).cases[0].images[0])
+    request = pipeline.Request(image, tmp_path / "mask.nii.gz")
+    predictions = pipeline.predict(copied, choice, request, Silent(), selection)
+    assert predictions.configuration == "2d + 3d_fullres"
+    assert [case.error for case in predictions.cases] == [None]
+
+    predictors = [load_model(copied, replace(choice, configuration=name)) for name in selection.configurations]
+    members = [
+        Member(predictor.prepare(read_image([image])), predictor.model, predictor.settings) for predictor in predictors
+    ]
+    (label,) = segment_together(members, [(0, 1)])
+    expected = postprocessed(label, predictors[0].model.plan.labels, chosen)
+    assert np.array_equal(read_label(tmp_path / "mask.nii.gz").array, expected.array)
+
+
+def test_a_selection_of_other_networks_is_refused(copied: Workspace) -> None:
+    name = Selection.load(copied.selection).configurations[0]
+    planned = pipeline.load_plan(copied)
+    torch.manual_seed(98)
+    save_weights(UNet(planned.configurations[name].network).state_dict(), copied.fold(name, 1).weights)
+
+    with pytest.raises(PredictionError, match="Run `autoseg select` again"):
+        load_selection(copied)
 
 
 def test_missing_folds_and_folds_of_other_plans_are_all_named(copied: Workspace) -> None:

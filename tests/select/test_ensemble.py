@@ -1,5 +1,6 @@
 """Configurations of different spacing decide together, as the mean of whole fields of probabilities would."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,9 +105,23 @@ def test_a_member_with_itself_is_itself() -> None:
     assert np.array_equal(together.array, segment(member.prepared, member.model, member.settings).array)
 
 
+@pytest.mark.parametrize("labels", [LABELS, REGIONS], ids=["classes", "regions"])
+def test_the_mean_probabilities_are_shown(labels: Labels) -> None:
+    members = _members(labels)[:2]
+    shown = np.full_like(_probabilities(members[0], regions=bool(labels.regions)), np.nan)
+
+    def observe(place: Place, logits: Tensor) -> None:
+        shown[(slice(None), *place)] = (logits.sigmoid() if labels.regions else logits.softmax(dim=0)).numpy()
+
+    segment_together(members, [(0, 1)], onlooker=Onlooker(observe))
+    mean = np.mean([_probabilities(member, regions=bool(labels.regions)) for member in members], axis=0)
+    np.testing.assert_allclose(shown, mean, atol=0.001)
+
+
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     shares: list[float] = []
-    segment_together(_members(LABELS), [(0, 1)], shares.append, tmp_path)
+    settings = replace(SETTINGS, scratch=tmp_path)
+    segment_together([replace(member, settings=settings) for member in _members(LABELS)], [(0, 1)], shares.append)
 
     assert list(tmp_path.iterdir()) == []
     assert sum(shares) == pytest.approx(1)
