@@ -24,7 +24,7 @@ from autoseg.train import trainer
 from autoseg.train.epoch import waiting_sentence
 from autoseg.train.loop import FoldData, TrainingRequest, train_fold
 from autoseg.train.record import TrainingRecord
-from autoseg.train.sampling import PatchSource, SamplingPlan
+from autoseg.train.sampling import Batch, PatchSource, SamplingPlan
 from tests.train.plans import LABELS, cube_plan, store, store_cube, training
 
 SPLIT = Split(train=("a", "b", "c"), validation=("d",))
@@ -326,7 +326,12 @@ def test_how_long_a_training_waited_for_patches_is_told(
     """Reading is made to take 0.2 s, far longer than a step."""
     quick = _train(cases, tmp_path / "quick", num_epochs=1)
     read = PatchSource.batch
-    monkeypatch.setattr(PatchSource, "batch", lambda source, step: (time.sleep(0.2), read(source, step))[1])
+
+    def read_slowly(source: PatchSource, step: int) -> Batch:
+        time.sleep(0.2)
+        return read(source, step)
+
+    monkeypatch.setattr(PatchSource, "batch", read_slowly)
     slow = _train(cases, tmp_path / "slow", num_epochs=1)
     assert 0 < quick.waiting_share < slow.waiting_share < 1
     assert slow.waiting_share > 0.5
