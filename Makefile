@@ -1,21 +1,27 @@
 # make demo    environment, install, the main job on the embedded dataset
 # make test    environment, install, all checks
 # make check   format, lint, types, tests (layers among them)
-# make costs   measures memory and time beside what is predicted, into docs/costs.md; some minutes
-# make budgets DATA="ARCHIVE ..."    measures what budgets of time buy, into docs/budgets.md; half an hour per dataset
-# make speed-metrics    measures the time of all metrics of a large case, into docs/metrics.md
-# make agreement NNUNET=ENVIRONMENT/bin              plans random fingerprints with nnU-Net's planners, too: docs/agreement.md
-# make agreement-data NNUNET=... DATA=ARCHIVE        compares fingerprints, trains exported plans with nnU-Net
-# make speed-planning NNUNET=... DATA=ARCHIVE        times planning beside nnU-Net: docs/speed.md
-# make speed-prediction NNUNET=ENVIRONMENT MODELS=FOLDER    predicts with nnU-Net's models there and here; some minutes
-# make prediction-memory    measures the peak memory of predicting a large scan with 100 classes; some minutes
-# make kill-test    kills a training at 20 random moments and compares what it ends with; some minutes
+#
+# Measurements, some minutes each; their results are kept in docs/. DATA are archives of datasets, NNUNET is a virtual
+# environment with nnU-Net 2.8.1 (pip install nnunetv2==2.8.1), with autoseg in it for agreement and speed-training.
+# make costs                             memory and time beside what is predicted
+# make budgets DATA="ARCHIVE ..."        what budgets of time buy; half an hour per dataset
+# make prediction-memory                 peak memory of predicting a large scan with 100 classes
+# make kill-test                         kills a training at 20 random moments, compares what it ends with
+# make agreement NNUNET=...              plans of random fingerprints beside nnU-Net's
+# make agreement-data NNUNET=... DATA=ARCHIVE      fingerprints beside nnU-Net's; nnU-Net trains exported plans
+# make speed NNUNET=... DATA=HIPPOCAMPUS MODELS=FOLDER      the four below
+# make speed-planning NNUNET=... DATA=ARCHIVE      planning beside nnU-Net
+# make speed-training NNUNET=... DATA=ARCHIVE      training steps beside nnU-Net's
+# make speed-prediction NNUNET=... MODELS=FOLDER   nnU-Net's models predict there and here
+# make speed-metrics                     all metrics of a large case
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check format costs budgets kill-test benchmark clean speed-metrics agreement agreement-data speed-planning prediction-memory speed-prediction
+.PHONY: install demo test check format clean costs budgets prediction-memory kill-test agreement \
+	agreement-data speed speed-planning speed-training speed-prediction speed-metrics
 
 install: $(VENV)/.installed
 
@@ -58,16 +64,21 @@ speed-metrics: install
 
 agreement: install
 	$(BIN)/pytest -q tests/plan/test_published_plans.py
-	$(NNUNET)/python -m tests.plan.nnunet_agreement --count 300
+	$(NNUNET)/bin/python -m tests.plan.nnunet_agreement --count 300
 
 agreement-data: install
-	$(BIN)/python -m tools.compare_fingerprints $(DATA) --nnunet-bin $(NNUNET)
-	$(BIN)/python -m tools.train_export_with_nnunet $(DATA) --nnunet-bin $(NNUNET)
+	$(BIN)/python -m tools.compare_fingerprints $(DATA) --nnunet-bin $(NNUNET)/bin
+	$(BIN)/python -m tools.train_export_with_nnunet $(DATA) --nnunet-bin $(NNUNET)/bin
 
 speed-planning: install
-	$(BIN)/python -m tools.compare_planning $(DATA) --nnunet-bin $(NNUNET)
+	$(BIN)/python -m tools.compare_planning $(DATA) --nnunet-bin $(NNUNET)/bin
 
-# FOLDER is made by: $(NNUNET)/bin/python tools/train_nnunet_models.py FOLDER --hippocampus ARCHIVE --acdc ARCHIVE
+speed: speed-planning speed-training speed-prediction speed-metrics
+
+speed-training: install
+	$(BIN)/python -m tools.speed_training $(DATA) --nnunet-bin $(NNUNET)/bin
+
+# MODELS is made by: $(NNUNET)/bin/python tools/train_nnunet_models.py MODELS --hippocampus ARCHIVE --acdc ARCHIVE
 speed-prediction: install
 	$(BIN)/python -m tools.compare_prediction $(MODELS) --nnunet-bin $(NNUNET)/bin --forward
 

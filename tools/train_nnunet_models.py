@@ -115,7 +115,7 @@ def main() -> None:
     given = parser.parse_args()
     for part in ("raw", "preprocessed", "results"):
         os.environ[f"nnUNet_{part}"] = str(given.folder / part)
-    os.environ["nnUNet_compile"] = "f"
+    os.environ["nnUNet_compile"] = "f"  # noqa: SIM112 - nnU-Net's own spelling
     archives = {"hippocampus": given.hippocampus, "acdc": given.acdc}
     for subset in SUBSETS:
         if given.datasets and subset.number not in given.datasets:
@@ -220,7 +220,7 @@ def _train(model: Model, subset: Subset, folder: Path) -> None:
 
 
 def _plan(model: Model, subset: Subset, plans_name: str) -> None:
-    os.environ["nnUNet_n_proc_DA"] = "1"
+    os.environ["nnUNet_n_proc_DA"] = "1"  # noqa: SIM112 - nnU-Net's own spelling
     _api("experiment_planning.plan_and_preprocess_api", "extract_fingerprints")([subset.number], num_processes=1)
     _api("experiment_planning.plan_and_preprocess_api", "plan_experiments")(
         [subset.number], experiment_planner_class_name=model.planner, overwrite_plans_name=plans_name
@@ -265,7 +265,7 @@ def _drop_stage(network: dict[str, Any]) -> None:
 
 
 def _train_fold(model: Model, subset: Subset, plans_name: str, fold: int) -> None:
-    os.environ["nnUNet_n_proc_DA"] = "0"
+    os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112 - nnU-Net's own spelling
     torch = import_module("torch")
     torch.manual_seed(fold)
     get_trainer = _api("run.run_training", "get_trainer_from_args")
