@@ -205,7 +205,7 @@ def run(
     workspace: opt.WorkspaceFolder = opt.WORKSPACE,
     preset: opt.Preset = None,
     rules: opt.Rules = None,
-    configuration: opt.Configuration = None,
+    configuration: opt.Configurations = None,
     folds: Annotated[str, typer.Option("--folds", help="Folds to train: all, 0, 0,2 or 0-4.")] = "all",
     group_by: opt.GroupBy = None,
     num_folds: opt.NumFolds = None,
@@ -220,14 +220,15 @@ def run(
 ) -> None:
     """Do all of it; the same command goes on.
 
-    Check, plan, preprocess, train the folds, predict and score their held-out cases, draw the median case.
+    Check, plan, preprocess, train all folds of the configurations worth it, predict their held-out cases, select the
+    best one or two and their postprocessing, draw pictures. With some of the --folds there is no selection.
     """
     place = Workspace(workspace)
     request = pipeline.RunRequest(
         source=source,
         data=pipeline.DataOptions(group_by, num_folds, opt.num_workers(workers)),
         planning=pipeline.PlanOptions(preset, rules),
-        configuration=configuration,
+        configurations=opt.parse_names(configuration),
         folds=opt.parse_folds(folds),
         num_epochs=epochs,
         budget_s=budget,
@@ -257,7 +258,7 @@ def benchmark(
     ] = None,
     preset: opt.Preset = None,
     rules: opt.Rules = None,
-    configuration: opt.Configuration = None,
+    configuration: opt.Configurations = None,
     folds: Annotated[str, typer.Option("--folds", help="Folds to train: all, 0, 0,2 or 0-4.")] = "all",
     epochs: opt.Epochs = None,
     budget: opt.Budget = None,
@@ -276,7 +277,7 @@ def benchmark(
         source=place.root,
         data=pipeline.DataOptions(None, None, opt.num_workers(workers)),
         planning=pipeline.PlanOptions(preset, rules),
-        configuration=configuration,
+        configurations=opt.parse_names(configuration),
         folds=opt.parse_folds(folds),
         num_epochs=epochs,
         budget_s=budget,

@@ -47,6 +47,11 @@ def parse_folds(text: str) -> tuple[int, ...] | None:
     return tuple(dict.fromkeys(folds))
 
 
+def parse_names(text: str | None) -> tuple[str, ...] | None:
+    """Return names from texts like 2d or 2d,3d_fullres."""
+    return None if text is None else tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
 def parse_memory_gb(text: str) -> float:
     """Return gigabytes from texts like 24GB, 11 GB, 24; auto stands for what is free on this machine's GPU.
 
@@ -101,6 +106,12 @@ Rules = Annotated[
 ]
 Configuration = Annotated[
     str | None, typer.Option("--configuration", "-c", help="2d or 3d_fullres. [default: 3d_fullres where it exists]")
+]
+Configurations = Annotated[
+    str | None,
+    typer.Option(
+        "--configuration", "-c", help="One or several: 2d,3d_fullres. [default: all worth it; with some --folds, one]"
+    ),
 ]
 Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Length of a training in epochs.")]
 Budget = Annotated[

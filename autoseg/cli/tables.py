@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autoseg.benchmark.run import BenchmarkResult
+from autoseg.cli.selection import show_selection
 from autoseg.cli.terminal import duration, out, show_table
 from autoseg.data.check import CheckReport
 from autoseg.data.dataset import Dataset
@@ -164,8 +165,12 @@ def _show_written(cases: Sequence[Outcome]) -> None:
 def show_run(result: RunResult) -> None:
     """Print what a run has reached, and where its time went."""
     folds = ", ".join(str(fold) for fold in result.folds)
-    show_evaluation(f"{result.dataset}, {result.configuration}, held-out cases of fold {folds}", result.evaluation)
-    if not result.mirror:
+    for name, evaluation in ((result.name, result.evaluation), *result.others.items()):
+        show_evaluation(f"{result.dataset}, {name}, held-out cases of fold {folds}", evaluation)
+    if result.selection is not None:
+        out.print()
+        show_selection(result.selection)
+    if not result.allocation.mirror:
         out.print("Predicted without mirror images, for the budget. Why: autoseg plan --explain mirror_held_out")
     out.print()
     show_seconds(result)

@@ -2,47 +2,37 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from autoseg.core.artefact import Artefact, digest_of
+from autoseg.core.artefact import digest_of
 from autoseg.core.errors import PlanError
 from autoseg.core.workspace import Workspace
 from autoseg.data.dataset import Dataset
-from autoseg.data.image import Image, read_image
+from autoseg.data.image import read_image
 from autoseg.fingerprint import Fingerprint
 from autoseg.infer.case import Model, default_settings
 from autoseg.infer.predictor import Predictor
 from autoseg.network.device import choose_device
 from autoseg.network.unet import UNet
 from autoseg.pipeline.prepare import Planning, load_plan, plan_asked, timed
+from autoseg.pipeline.schedule import Allocation, Contents, Share
+from autoseg.pipeline.speed import speed_of
 from autoseg.pipeline.timing import Timing
 from autoseg.pipeline.training import load_split
-from autoseg.plan.budget import TimeBudget, TimedChoice, too_short
+from autoseg.plan.budget import TimeBudget, predicted_pace, step_with_validation_s, too_short
 from autoseg.plan.costs import scan_of_case
+from autoseg.plan.duration import DeviceSpeed
 from autoseg.plan.orientation import turned_fingerprint
-from autoseg.plan.rulebook import load_rulebook
+from autoseg.plan.rulebook import Rulebook, load_rulebook
+from autoseg.plan.rules import BudgetRules
 from autoseg.plan.schema import ConfigurationName, Plan
-from autoseg.plan.tiling import tiles_of
+from autoseg.plan.tiling import Scan, tiles_of
 
 log = logging.getLogger(__name__)
-
-
-class Allocation(Artefact):
-    """How a run shares out its budget; kept, so that a run that was broken off goes on with the same shares.
-
-    Attributes:
-        training_s: For each fold, in seconds.
-        prediction_s: Set aside for the held-out cases of each fold, in seconds.
-        mirror: Whether these are averaged over their mirror images.
-    """
-
-    training_s: float
-    prediction_s: float
-    mirror: bool
 
 
 @dataclass(frozen=True)
@@ -50,121 +40,228 @@ class BudgetedRun:
     """A run that must end in time.
 
     Attributes:
-        configuration: That is trained.
-        folds: That are trained.
+        contents: What it would train if there were time for all of it.
         device: See `choose_device`.
         seed: Of the trainings.
         budget_s: Seconds for everything.
         elapsed_s: Returns the seconds that are gone.
     """
 
-    configuration: ConfigurationName
-    folds: tuple[int, ...]
+    contents: Contents
     device: str
     seed: int
     budget_s: float
     elapsed_s: Callable[[], float]
 
 
-def plan_for_time(workspace: Workspace, run: BudgetedRun) -> Plan:
-    """Return the plan that makes the most of what is left of a run's budget; it is made once, and written.
+def plan_for_time(workspace: Workspace, run: BudgetedRun) -> Contents:
+    """Make the plan that makes the most of what is left of a run's budget, once; return what is trained by it.
+
+    The networks are planned for the first configuration alone. Others are taken up, in their order, while every
+    training gets enough steps at the pace of these networks; then the plan is made anew for the first one's part.
 
     Raises:
         PlanError: If what is left is too short for any plan.
+
+    Source:
+        rules/empirical.toml [run].
     """
     asked = Planning.load(workspace.planning)
     if asked.timing is not None:
-        return load_plan(workspace)
-    dataset, fingerprint = Dataset.load(workspace.dataset), Fingerprint.load(workspace.fingerprint)
+        kept = (asked.timing.budget.configuration, *asked.timing.budget.shared_with)
+        return run.contents.only(kept, load_plan(workspace))
     spent_s = run.elapsed_s()
+    left_s = max(run.budget_s - spent_s, 0.0)
+    first, *_ = run.contents.configurations
     budget = TimeBudget(
-        configuration=run.configuration,
-        seconds=max(run.budget_s - spent_s, 0.0),
+        configuration=first,
+        seconds=left_s,
         spent_s=spent_s,
-        num_trainings=len(run.folds),
+        num_trainings=len(run.contents.folds_of(first)),
         held_out=_held_out(workspace, run),
     )
-    asked = timed(asked, fingerprint, dataset, budget)
-    planned = plan_asked(fingerprint, dataset, asked)
-    asked.save(workspace.planning)
-    planned.save(workspace.plan)
-    return planned
+    alone = _planned(workspace, asked, budget)
+    kept = _affordable(workspace, alone, run, left_s)
+    if len(kept) > 1:
+        part = _parts(kept, load_rulebook(asked.rules))[first]
+        alone = _planned(
+            workspace, asked, budget.model_copy(update={"seconds": part * left_s, "shared_with": kept[1:]})
+        )
+    alone.save(workspace.planning)
+    return run.contents.only(kept, load_plan(workspace))
 
 
-def allocate(workspace: Workspace, planned: Plan, run: BudgetedRun) -> Allocation:
+def _planned(workspace: Workspace, asked: Planning, budget: TimeBudget) -> Planning:
+    """Write the plan for a budget; return how it was made."""
+    dataset, fingerprint = Dataset.load(workspace.dataset), Fingerprint.load(workspace.fingerprint)
+    found = timed(asked, fingerprint, dataset, budget)
+    plan_asked(fingerprint, dataset, found).save(workspace.plan)
+    return found
+
+
+def _parts(names: Sequence[ConfigurationName], rulebook: Rulebook) -> dict[ConfigurationName, float]:
+    """Return the part of the time of each configuration; they add up to 1."""
+    shares = {name: rulebook.empirical.run.shares[name] for name in names}
+    return {name: share / sum(shares.values()) for name, share in shares.items()}
+
+
+def _affordable(
+    workspace: Workspace, asked: Planning, run: BudgetedRun, left_s: float
+) -> tuple[ConfigurationName, ...]:
+    """Return the first configurations of a run, as many as get enough steps in each training."""
+    names, rulebook = run.contents.configurations, load_rulebook(asked.rules)
+    if len(names) == 1:
+        return names
+    paces = _Paces.measured(workspace, asked, run, rulebook)
+    for number in range(len(names), 1, -1):
+        contents = run.contents.only(names[:number], paces.plan)
+        parts = _parts(names[:number], rulebook)
+        steps = {name: paces.num_steps(contents, name, part * left_s) for name, part in parts.items()}
+        poor = [f"{name} {found}" for name, found in steps.items() if found < rulebook.empirical.run.min_steps]
+        if not poor:
+            return names[:number]
+        log.info(
+            "Left out for the budget: %s. With it, trainings would get fewer than %d steps: %s"
+            " (rules/empirical.toml [run.min_steps]).",
+            names[number - 1],
+            rulebook.empirical.run.min_steps,
+            ", ".join(poor),
+        )
+    return names[:1]
+
+
+@dataclass(frozen=True)
+class _Paces:
+    """How fast a device works with each configuration of a plan, as predicted.
+
+    Attributes:
+        plan: The plan.
+        step_s: Seconds of a training step with its share of validation.
+        scans_s: Seconds of predicting the held-out cases once, without mirror images.
+        rules: Constants.
+    """
+
+    plan: Plan
+    step_s: dict[ConfigurationName, float]
+    scans_s: dict[ConfigurationName, float]
+    rules: BudgetRules
+
+    @classmethod
+    def measured(cls, workspace: Workspace, asked: Planning, run: BudgetedRun, rulebook: Rulebook) -> "_Paces":
+        """Return the paces of a run's configurations; layers that were not timed yet are timed."""
+        planned, timing = load_plan(workspace), asked.timing
+        assert timing is not None
+        inferred = rulebook.for_preset(planned.preset).inferred
+        configurations = {name: planned.configurations[name] for name in run.contents.configurations}
+        speed = speed_of(choose_device(run.device), configurations.values(), timing.speed)
+        paces = {
+            name: predicted_pace(
+                configuration, list(_scans(workspace, planned, name, run, speed).values()), speed, inferred.cost
+            )
+            for name, configuration in configurations.items()
+        }
+        steps = {name: step_with_validation_s(pace, inferred.budget) for name, pace in paces.items()}
+        return cls(planned, steps, {name: pace.scans_s for name, pace in paces.items()}, inferred.budget)
+
+    def num_steps(self, contents: Contents, name: ConfigurationName, seconds: float) -> int:
+        """Return the steps of each training of a configuration that so many seconds buy."""
+        predicted = self.rules.prediction_margin * contents.num_passes[name] * self.scans_s[name]
+        return max(int((seconds - predicted) / len(contents.folds_of(name)) / self.step_s[name]), 0)
+
+
+def allocate(workspace: Workspace, run: BudgetedRun, contents: Contents) -> Allocation:
     """Return what each training may take: the budget, less what is spent and what prediction will take.
 
-    Prediction is measured on a case, with an untrained network.
+    Prediction is measured on a case, with an untrained network of each configuration.
+
+    Args:
+        workspace: Of the plan.
+        run: Its budget.
+        contents: What is trained.
 
     Raises:
-        PlanError: If nothing worth the name is left for training.
+        PlanError: If nothing worth the name is left for a training.
     """
-    request = [run.budget_s, run.folds, run.configuration, run.device, run.seed]
+    planned, asked = load_plan(workspace), Planning.load(workspace.planning)
+    request = [run.budget_s, contents.configurations, contents.folds, run.device, run.seed]
     made_from = {"plan": planned.digest(), "request": digest_of(request)}
     if workspace.allocation.exists():
         kept = Allocation.load(workspace.allocation)
         if kept.made_from == made_from:
             return kept
-    asked = Planning.load(workspace.planning)
     assert asked.timing is not None
-    choice, rules = asked.timing.choice, load_rulebook(asked.rules).for_preset(planned.preset).inferred.budget
-    prediction_s = rules.prediction_margin * _prediction_s(workspace, planned, run, asked.timing)
-    spent_s, num_trainings = run.elapsed_s(), len(run.folds)
-    training_s = (run.budget_s - spent_s - prediction_s) / num_trainings
-    if training_s < rules.least_steps * choice.step_s:
-        least_s = spent_s + prediction_s + num_trainings * rules.least_steps * choice.step_s
-        num_steps = max(int(training_s / choice.step_s), 0)
-        raise PlanError(too_short(least_s, num_trainings, choice.step_s, num_steps, rules))
-    log.info("%s", _in_words(run, choice, training_s, prediction_s))
-    shares = Allocation(
-        made_from=made_from,
-        training_s=training_s,
-        prediction_s=prediction_s / num_trainings,
-        mirror=choice.mirror,
-    )
-    shares.save(workspace.allocation)
-    return shares
-
-
-def _in_words(run: BudgetedRun, choice: TimedChoice, training_s: float, prediction_s: float) -> str:
-    held_out = f"{prediction_s:.0f} s are set aside for held-out scans"
-    return (
-        f"Of {run.budget_s:.0f} s, each training gets {training_s:.0f} s, about {training_s / choice.step_s:.0f} steps;"
-        f" {held_out}{', with their mirror images' if choice.mirror else ', without mirror images'}."
-    )
+    rulebook = load_rulebook(asked.rules)
+    paces = _Paces.measured(workspace, asked, replace(run, contents=contents), rulebook)
+    prediction_s = {
+        name: paces.rules.prediction_margin * passes * _prediction_s(workspace, planned, name, run, asked.timing)
+        for name, passes in contents.num_passes.items()
+    }
+    spent_s, parts = run.elapsed_s(), _parts(contents.configurations, rulebook)
+    left_s = run.budget_s - spent_s - sum(prediction_s.values())
+    shares = []
+    for name in contents.configurations:
+        number = len(contents.folds_of(name))
+        training_s = parts[name] * left_s / number
+        num_steps = max(int(training_s / paces.step_s[name]), 0)
+        if num_steps < paces.rules.least_steps:
+            least_s = run.budget_s - left_s + number * paces.rules.least_steps * paces.step_s[name] / parts[name]
+            raise PlanError(too_short(least_s, number, paces.step_s[name], num_steps, paces.rules))
+        shares.append(
+            Share(
+                configuration=name,
+                num_trainings=number,
+                training_s=training_s,
+                num_steps=num_steps,
+                prediction_s=prediction_s[name],
+            )
+        )
+    allocation = Allocation(made_from=made_from, shares=tuple(shares), mirror=asked.timing.choice.mirror)
+    allocation.save(workspace.allocation)
+    return allocation
 
 
 def _held_out(workspace: Workspace, run: BudgetedRun) -> tuple[str, ...]:
     """Return the names of the cases that the folds of a run hold out."""
-    return tuple(sorted(name for fold in run.folds for name in load_split(workspace, fold).validation))
+    return tuple(sorted(name for fold in run.contents.folds for name in load_split(workspace, fold).validation))
 
 
-def _prediction_s(workspace: Workspace, planned: Plan, run: BudgetedRun, timing: Timing) -> float:
-    """Return the seconds of predicting the held-out cases: one is measured, the others are so many times its tiles."""
-    configuration = planned.configurations[run.configuration]
-    seen = turned_fingerprint(Fingerprint.load(workspace.fingerprint), planned.orientation).cases
-    tiles = {
-        case.name: tiles_of(configuration, scan_of_case(planned, configuration, case, timing.speed.arithmetic))
-        for case in seen
-        if case.name in timing.budget.held_out
+def _scans(
+    workspace: Workspace, planned: Plan, name: ConfigurationName, run: BudgetedRun, speed: DeviceSpeed
+) -> dict[str, Scan]:
+    """Return the held-out cases as a configuration sees them, by name."""
+    held_out = set(_held_out(workspace, run))
+    cases = turned_fingerprint(Fingerprint.load(workspace.fingerprint), planned.orientation).cases
+    configuration = planned.configurations[name]
+    return {
+        case.name: scan_of_case(planned, configuration, case, speed.arithmetic)
+        for case in cases
+        if case.name in held_out
     }
-    measured = sorted(tiles, key=lambda name: tiles[name])[len(tiles) // 2]
+
+
+def _prediction_s(
+    workspace: Workspace, planned: Plan, name: ConfigurationName, run: BudgetedRun, timing: Timing
+) -> float:
+    """Return the seconds of predicting the held-out cases: one is measured, the others are so many times its tiles."""
+    scans = _scans(workspace, planned, name, run, timing.speed)
+    tiles = {case: tiles_of(planned.configurations[name], scan) for case, scan in scans.items()}
+    measured = sorted(tiles, key=lambda case: tiles[case])[len(tiles) // 2]
     case = next(case for case in Dataset.load(workspace.dataset).cases if case.name == measured)
     image = read_image([Path(path) for path in case.images])
-    measured_s = _measured_prediction_s(image, planned, run, mirror=timing.choice.mirror)
-    return measured_s * sum(tiles.values()) / tiles[measured]
-
-
-def _measured_prediction_s(image: Image, planned: Plan, run: BudgetedRun, *, mirror: bool) -> float:
-    """Return the seconds that predicting a scan takes, measured with an untrained network."""
     device = choose_device(run.device)
-    chosen = planned.configurations[run.configuration]
-    network = UNet(chosen.network).to(device).eval()
-    settings = replace(default_settings(device, chosen), mirror=mirror)
-    predictor = Predictor(Model(planned, chosen, (network,)), settings)
+    settings = replace(default_settings(device, planned.configurations[name]), mirror=timing.choice.mirror)
+    predictor = Predictor(_untrained(planned, name, device), settings)
     predictor.predict(image)
     began = time.monotonic()
     predictor.predict(image)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.monotonic() - began
+    return (time.monotonic() - began) * sum(tiles.values()) / tiles[measured]
+
+
+def _untrained(planned: Plan, name: ConfigurationName, device: torch.device) -> Model:
+    """Return an untrained network of a configuration, in a cascade with one of the stage before it."""
+    configuration = planned.configurations[name]
+    stage = configuration.previous_stage
+    earlier = None if stage is None else _untrained(planned, stage, device)
+    return Model(planned, configuration, (UNet(configuration.network).to(device).eval(),), earlier)

@@ -11,8 +11,10 @@ from autoseg.plan.rulebook import Rulebook
 from autoseg.plan.schema import Plan
 
 
-def costs_here(workspace: Workspace, planned: Plan, fingerprint: Fingerprint, rulebook: Rulebook) -> Costs:
-    """Return what a plan costs on this machine's device, which is timed for a moment; it is written to the workspace.
+def costs_here(
+    workspace: Workspace, planned: Plan, fingerprint: Fingerprint, rulebook: Rulebook, device: str = "auto"
+) -> Costs:
+    """Return what a plan costs on a device of this machine, timed for a moment; it is written to the workspace.
 
     Args:
         workspace: Of the plan; its splits say how many folds there are, if it has any, and what a plan for a budget of
@@ -20,10 +22,11 @@ def costs_here(workspace: Workspace, planned: Plan, fingerprint: Fingerprint, ru
         planned: The plan.
         fingerprint: That it was made from.
         rulebook: Constants of the predictions.
+        device: See `choose_device`.
     """
     timing = Planning.load(workspace.planning).timing if workspace.planning.exists() else None
     known = timing.speed if timing is not None else None
-    speed = speed_of(choose_device("auto"), planned.configurations.values(), known)
+    speed = speed_of(choose_device(device), planned.configurations.values(), known)
     num_folds = rulebook.empirical.cross_validation.num_folds
     if workspace.splits.exists():
         num_folds = len(Splits.load(workspace.splits).folds)

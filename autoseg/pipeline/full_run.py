@@ -1,19 +1,22 @@
 """All stages in one go, within a budget of time if there is one."""
 
 import logging
+import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
 
 from autoseg.core.artefact import Artefact
 from autoseg.core.progress import Progress
 from autoseg.core.workspace import Workspace
-from autoseg.data.splits import Splits
 from autoseg.evaluate.scores import Evaluation
 from autoseg.network.device import choose_device
-from autoseg.pipeline.allocation import Allocation, BudgetedRun, allocate, plan_for_time
+from autoseg.pipeline.allocation import BudgetedRun, allocate, plan_for_time
 from autoseg.pipeline.fitting import fit_to_device
 from autoseg.pipeline.heldout import score_held_out
 from autoseg.pipeline.prediction import ModelChoice
@@ -21,14 +24,16 @@ from autoseg.pipeline.prepare import (
     AskedTime,
     DataOptions,
     PlanOptions,
-    choose_configuration,
     load_plan,
     plan,
     preprocess,
     suited_preset,
 )
-from autoseg.pipeline.training import TrainingLength, load_split, num_loaders, train, training_length
-from autoseg.plan.schema import ConfigurationName
+from autoseg.pipeline.schedule import Allocation, Contents, allocation_table, contents_of, predicted_allocation
+from autoseg.pipeline.selection import SelectionRequest, ensemble_folder, make_selection
+from autoseg.pipeline.training import TrainingLength, num_loaders, train, training_length
+from autoseg.plan.schema import ConfigurationName, Plan
+from autoseg.select.choose import Selection, Together
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.loop import TrainingRequest
 
@@ -43,8 +48,9 @@ class RunRequest:
         source: Folder or archive of the dataset.
         data: How it is read.
         planning: How it is planned; without a preset, the one that suits the device.
-        configuration: Of the plan; None for the usual one.
-        folds: To train; None for all.
+        configurations: Of the plan; None for all that are worth training or, with some of the folds alone, for the
+            usual one. A cascade brings the stage before it.
+        folds: To train; None for all, and a selection among the configurations.
         num_epochs: Length of each training in epochs.
         budget_s: Seconds of wall time for everything together.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
@@ -55,7 +61,7 @@ class RunRequest:
     source: Path
     data: DataOptions
     planning: PlanOptions
-    configuration: str | None
+    configurations: tuple[str, ...] | None
     folds: tuple[int, ...] | None
     num_epochs: int | None
     budget_s: float | None
@@ -69,19 +75,34 @@ class RunResult(Artefact):
 
     Attributes:
         dataset: Its name.
-        configuration: That was trained.
+        trained: Configurations that were trained, in that order.
         folds: That were trained.
-        evaluation: Of the held-out cases of these folds.
+        reached: Configurations whose held-out scores count: those that were selected; without a selection, the first
+            one that was trained.
+        evaluation: Of these, before postprocessing, on the held-out cases of these folds.
+        others: Without a selection, the evaluations of the other configurations.
+        selection: What was selected; None if folds were left out.
+        allocation: What each configuration took.
         seconds: Wall time per stage; of training, all its runs together.
-        mirror: Whether the held-out cases were averaged over their mirror images.
     """
 
+    current_version: ClassVar[int] = 2
+
+    schema_version: int = 2
     dataset: str
-    configuration: ConfigurationName
+    trained: Together
     folds: tuple[int, ...]
+    reached: Together
     evaluation: Evaluation
+    others: dict[ConfigurationName, Evaluation] = Field(default_factory=dict)
+    selection: Selection | None = None
+    allocation: Allocation
     seconds: dict[str, float]
-    mirror: bool = True
+
+    @property
+    def name(self) -> str:
+        """Names of the configurations whose scores count, joined by a plus."""
+        return " + ".join(self.reached)
 
 
 @dataclass
@@ -100,7 +121,9 @@ class _Stopwatch:
 
 
 def run(workspace: Workspace, request: RunRequest, progress: Progress, hooks: Hooks = NO_HOOKS) -> RunResult:
-    """Check, plan, preprocess, train folds, predict and score their held-out cases; what is done is not done again.
+    """Check, plan, preprocess, train, predict and score held-out cases, select; what is done is not done again.
+
+    Before the trainings begin, a table of them and of what they take is logged.
 
     Args:
         workspace: For everything.
@@ -112,45 +135,111 @@ def run(workspace: Workspace, request: RunRequest, progress: Progress, hooks: Ho
         AutosegError: Of the stage that fails.
     """
     watch = _Stopwatch()
-    num_workers = request.data.num_workers
     with watch.measure("check and plan"):
         planned = plan(request.source, workspace, request.data, _planning(request), progress)
-    configuration = choose_configuration(planned, request.configuration)
-    folds = request.folds if request.folds is not None else tuple(range(len(Splits.load(workspace.splits).folds)))
-    for fold in folds:
-        load_split(workspace, fold)
-    with watch.measure("preprocess"):
-        preprocess(workspace, configuration, num_workers, progress)
+    contents = contents_of(workspace, planned, request.configurations, request.folds)
     length = training_length(planned, request.num_epochs, request.budget_s)
-    mirror = True
-    if request.budget_s is not None:
-        timed = BudgetedRun(configuration, folds, request.device, request.seed, request.budget_s, watch.elapsed_s)
-        shares = _prepare_in_time(workspace, timed, num_workers, progress, watch)
-        length, mirror = TrainingLength(None, shares.training_s), shares.mirror
-    log.info(
-        "Planned for %s with the preset %s. Training %s, fold %s.",
-        choose_device(request.device),
-        planned.preset,
-        configuration,
-        ", ".join(str(fold) for fold in folds),
-    )
-    for fold in folds:
-        training = _training(request, configuration, fold, length)
-        record = train(workspace, training, num_workers, progress, hooks)
-        watch.seconds["train"] = watch.seconds.get("train", 0.0) + record.seconds
-    with watch.measure("predict and score held-out cases"):
-        model = ModelChoice(configuration, folds, request.device, mirror)
-        evaluation = score_held_out(workspace, model, num_workers, progress)
-    result = RunResult(
-        dataset=planned.dataset,
-        configuration=configuration,
-        folds=folds,
-        evaluation=evaluation,
-        mirror=mirror,
-        seconds=watch.seconds,
-    )
+    contents, allocation = _allocated(workspace, request, (contents, length), progress, watch)
+    _announce(load_plan(workspace), request, allocation)
+    for share in allocation.shares:
+        lasts = length if request.budget_s is None else TrainingLength(None, share.training_s)
+        for fold in contents.folds_of(share.configuration):
+            training = _training(request, share.configuration, fold, lasts)
+            record = train(workspace, training, request.data.num_workers, progress, hooks)
+            watch.seconds["train"] = watch.seconds.get("train", 0.0) + record.seconds
+    result = _outcome(workspace, request, contents, allocation, progress, watch)
     result.save(workspace.run)
     return result
+
+
+def _allocated(
+    workspace: Workspace,
+    request: RunRequest,
+    wanted: tuple[Contents, TrainingLength],
+    progress: Progress,
+    watch: _Stopwatch,
+) -> tuple[Contents, Allocation]:
+    """Preprocess, and return what is trained and what it takes; for a budget, the plan is made anew on the way."""
+    contents, length = wanted
+    num_workers = request.data.num_workers
+    if length.num_epochs is not None:
+        _preprocess(workspace, contents.configurations, num_workers, progress, watch)
+        with watch.measure("check and plan"):
+            planned = load_plan(workspace)
+            return contents, predicted_allocation(workspace, planned, contents, length.num_epochs, request.device)
+    assert request.budget_s is not None
+    _preprocess(workspace, contents.configurations[:1], num_workers, progress, watch)
+    timed = BudgetedRun(contents, request.device, request.seed, request.budget_s, watch.elapsed_s)
+    with watch.measure("plan for the time"):
+        contents = plan_for_time(workspace, timed)
+    _preprocess(workspace, contents.configurations, num_workers, progress, watch)
+    with watch.measure("plan for the time"):
+        for name in contents.configurations:
+            fit_to_device(workspace, name, request.device)
+        return contents, allocate(workspace, timed, contents)
+
+
+def _preprocess(
+    workspace: Workspace,
+    configurations: Sequence[ConfigurationName],
+    num_workers: int,
+    progress: Progress,
+    watch: _Stopwatch,
+) -> None:
+    with watch.measure("preprocess"):
+        for name in configurations:
+            preprocess(workspace, name, num_workers, progress)
+
+
+def _announce(planned: Plan, request: RunRequest, allocation: Allocation) -> None:
+    """Log what is trained and what it takes, before it begins."""
+    device = choose_device(request.device)
+    table = textwrap.indent(allocation_table(allocation), "  ")
+    limit = "as predicted" if request.budget_s is None else f"of a budget of {request.budget_s:.0f} s"
+    mirrored = "with" if allocation.mirror else "without"
+    log.info("Planned for %s with the preset %s. To train, %s:\n%s", device, planned.preset, limit, table)
+    log.info("Held-out cases are predicted %s their mirror images.", mirrored)
+
+
+def _outcome(
+    workspace: Workspace,
+    request: RunRequest,
+    contents: Contents,
+    allocation: Allocation,
+    progress: Progress,
+    watch: _Stopwatch,
+) -> RunResult:
+    """Predict and score the held-out cases; where all folds are trained, select."""
+    num_workers, selection, others = request.data.num_workers, None, {}
+    if contents.selects:
+        with watch.measure("predict held-out cases and select"):
+            asked = SelectionRequest(
+                device=request.device,
+                num_workers=num_workers,
+                mirror=allocation.mirror,
+                configurations=contents.configurations,
+            )
+            selection = make_selection(workspace, asked, progress)
+            reached = selection.configurations
+            evaluation = Evaluation.load(ensemble_folder(workspace, reached) / "evaluation.json")
+    else:
+        with watch.measure("predict and score held-out cases"):
+            for name in contents.configurations:
+                model = ModelChoice(name, contents.folds, request.device, allocation.mirror)
+                others[name] = score_held_out(workspace, model, num_workers, progress)
+        reached = contents.configurations[:1]
+        evaluation = others.pop(reached[0])
+    return RunResult(
+        dataset=load_plan(workspace).dataset,
+        trained=contents.configurations,
+        folds=contents.folds,
+        reached=reached,
+        evaluation=evaluation,
+        others=others,
+        selection=selection,
+        allocation=allocation,
+        seconds=watch.seconds,
+    )
 
 
 def _planning(request: RunRequest) -> PlanOptions:
@@ -161,24 +250,11 @@ def _planning(request: RunRequest) -> PlanOptions:
     time = AskedTime(
         seconds=request.budget_s,
         covers="a run",
-        configuration=request.configuration,
+        configurations=request.configurations,
         folds=request.folds,
         device=request.device,
     )
     return replace(options, time=time)
-
-
-def _prepare_in_time(
-    workspace: Workspace, timed: BudgetedRun, num_workers: int, progress: Progress, watch: _Stopwatch
-) -> Allocation:
-    """Plan again for the time that is left once all cases are preprocessed, and share it out."""
-    with watch.measure("plan for the time"):
-        plan_for_time(workspace, timed)
-    with watch.measure("preprocess"):
-        preprocess(workspace, timed.configuration, num_workers, progress)
-    with watch.measure("plan for the time"):
-        fit_to_device(workspace, timed.configuration, timed.device)
-        return allocate(workspace, load_plan(workspace), timed)
 
 
 def _training(

@@ -53,6 +53,7 @@ class AskedTime(Record):
         seconds: Of wall time.
         covers: Whether that is for one training, or for a whole run with its predictions.
         configuration: That is trained; None for the usual one.
+        configurations: That are trained in a run; None for all that are worth it.
         folds: That are trained in a run; None for all.
         device: That trains; see `choose_device`.
     """
@@ -60,6 +61,7 @@ class AskedTime(Record):
     seconds: float
     covers: Literal["a training", "a run"]
     configuration: str | None = None
+    configurations: tuple[str, ...] | None = None
     folds: tuple[int, ...] | None = None
     device: str = "auto"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg.core.artefact import digest_of_file
+from autoseg.core.artefact import digest_of, digest_of_file
 from autoseg.core.errors import EvaluationError, SelectionError
 from autoseg.core.labels import Labels
 from autoseg.core.parallel import parallel_map
@@ -45,6 +45,7 @@ class SelectionRequest:
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         num_workers: Processes that score.
         mirror: Whether held-out cases are predicted as the mean over mirror images.
+        configurations: To choose from; None for all that are trained.
     """
 
     metric: Metric = "dice"
@@ -52,6 +53,7 @@ class SelectionRequest:
     device: str = "auto"
     num_workers: int = 0
     mirror: bool = True
+    configurations: tuple[ConfigurationName, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,18 @@ class HeldOut:
 def make_selection(workspace: Workspace, request: SelectionRequest, progress: Progress) -> Selection:
     """Choose configuration or ensemble, and postprocessing, and write `selection.json`.
 
-    Held-out cases that were predicted already, with the same weights, are not predicted again.
+    Held-out cases that were predicted already, with the same weights, are not predicted again; and what was selected
+    from the same networks in the same way is kept.
 
     Raises:
         SelectionError: If nothing is trained, folds are missing or of another plan, or folds have no cases.
         PredictionError: If a case cannot be predicted.
     """
-    held_out = find_held_out(workspace)
+    held_out = find_held_out(workspace, request.configurations)
     rules = load_rulebook().empirical
+    made_from = _made_from(workspace, held_out, request, rules)
+    if workspace.selection.exists() and (known := Selection.load(workspace.selection)).made_from == made_from:
+        return known
     weights = class_weights(held_out.plan.labels, request.weights)
     evaluations = _evaluate_candidates(workspace, held_out, request, progress)
     ranked = rank(
@@ -104,7 +110,7 @@ def make_selection(workspace: Workspace, request: SelectionRequest, progress: Pr
     )
     table = _outcome_table(workspace, held_out, ranked[0], request, rules, progress)
     selection = Selection(
-        made_from=_made_from(workspace, held_out),
+        made_from=made_from,
         metric=request.metric,
         tolerance_mm=rules.evaluation.tolerance_mm,
         weights={label.name: float(weights[number]) for number, label in enumerate(held_out.plan.labels.foreground)},
@@ -121,15 +127,19 @@ def make_selection(workspace: Workspace, request: SelectionRequest, progress: Pr
     return selection
 
 
-def find_held_out(workspace: Workspace) -> HeldOut:
-    """Return what can be selected from.
+def find_held_out(workspace: Workspace, configurations: Sequence[ConfigurationName] | None = None) -> HeldOut:
+    """Return what can be selected from: the given configurations, or all that are trained.
 
     Raises:
         SelectionError: If nothing is trained, folds are missing or of another plan, or folds have no cases; names all.
     """
     planned = load_plan(workspace)
     splits = Splits.load(workspace.splits)
-    trained = tuple(name for name in planned.configurations if workspace.folds(name))
+    trained = tuple(
+        name
+        for name in planned.configurations
+        if workspace.folds(name) and (configurations is None or name in configurations)
+    )
     problems = [
         *_fold_problems(splits),
         *(problem for name in trained for problem in _training_problems(workspace, planned, splits, name)),
@@ -314,11 +324,13 @@ def _gain(held_out: HeldOut, table: OutcomeTable, rules: Empirical) -> Differenc
     return weighted_difference(tables, table.weights, draws, rules.evaluation.confidence, len(set(groups)))
 
 
-def _made_from(workspace: Workspace, held_out: HeldOut) -> dict[str, str]:
-    """Return the digests of plan, folds and all weights."""
+def _made_from(workspace: Workspace, held_out: HeldOut, request: SelectionRequest, rules: Empirical) -> dict[str, str]:
+    """Return the digests of plan, folds, all weights, and of what was asked for."""
     weights = {
         f"{name} fold {fold}": digest_of_file(folder.weights)
         for name in held_out.configurations
         for fold, folder in workspace.folds(name).items()
     }
-    return {"plan": held_out.plan.digest(), "splits": held_out.splits.digest(), **weights}
+    asked = [request.metric, dict(request.weights), request.mirror, rules.model_dump(mode="json")]
+    digests = {"plan": held_out.plan.digest(), "splits": held_out.splits.digest(), "request": digest_of(asked)}
+    return {**digests, **weights}

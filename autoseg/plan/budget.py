@@ -21,6 +21,7 @@ class TimeBudget(Record):
         spent_s: Of the user's budget, what was spent before.
         num_trainings: That share the time.
         held_out: Names of the cases that are predicted within the time, of all trainings together.
+        shared_with: Other configurations, which a run trains in further time.
     """
 
     configuration: ConfigurationName
@@ -28,6 +29,7 @@ class TimeBudget(Record):
     spent_s: float = 0.0
     num_trainings: int = 1
     held_out: tuple[str, ...] = ()
+    shared_with: tuple[ConfigurationName, ...] = ()
 
 
 class Pace(Record):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from autoseg.core.artefact import Record
-from autoseg.plan.schema import AugmentationPlan, InferencePlan, NormalizationScheme
+from autoseg.plan.schema import AugmentationPlan, ConfigurationName, InferencePlan, NormalizationScheme
 
 Count = Annotated[int, Field(ge=1)]
 Order = Annotated[int, Field(ge=0, le=5)]
@@ -205,6 +205,14 @@ class CrossValidationRules(Record):
     seed: Annotated[int, Field(ge=0)]
 
 
+class RunRules(Record):
+    """`empirical.toml [run]`: which configurations a run trains, and how they share its budget."""
+
+    order: Annotated[tuple[ConfigurationName, ...], Field(min_length=1)]
+    shares: dict[ConfigurationName, Positive]
+    min_steps: Count
+
+
 class EvaluationRules(Record):
     """`empirical.toml [evaluation]`: constants of the scores and of their intervals."""
 
@@ -241,6 +249,7 @@ class Empirical(Record):
     """`empirical.toml`: how held-out predictions come about and what is decided from them."""
 
     cross_validation: CrossValidationRules
+    run: RunRules
     unlike: UnlikeRules
     evaluation: EvaluationRules
     selection: SelectionRules

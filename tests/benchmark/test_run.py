@@ -10,6 +10,7 @@ from autoseg.evaluate.case import score_case
 from autoseg.evaluate.run import evaluation_rules
 from autoseg.evaluate.scores import CaseScores, summarise
 from autoseg.pipeline import RunResult
+from autoseg.pipeline.schedule import Allocation
 
 LABELS = declare_labels({0: "background", 1: "organ", 4: "lesion"})
 
@@ -20,7 +21,15 @@ def _result(folds: tuple[int, ...]) -> RunResult:
     rules = evaluation_rules()
     case = CaseScores(name="a", classes=score_case(prediction, reference, (1.0, 1.0, 1.0), LABELS, rules))
     evaluation = summarise([case], LABELS, rules)
-    return RunResult(dataset="d", configuration="3d_fullres", folds=folds, evaluation=evaluation, seconds={})
+    return RunResult(
+        dataset="d",
+        trained=("3d_fullres",),
+        reached=("3d_fullres",),
+        folds=folds,
+        evaluation=evaluation,
+        allocation=Allocation(shares=(), mirror=True),
+        seconds={},
+    )
 
 
 def _entry(**networks: PublishedDice) -> Entry:

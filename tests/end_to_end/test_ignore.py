@@ -40,7 +40,7 @@ def test_a_third_of_the_slices_teaches_whole_scans(tmp_path: Path) -> None:
     assert list(dice_by_class(result)) == ["organ"]
     for case in result.evaluation.cases:
         name = f"{case.name}.nii.gz"
-        predicted = read_label(workspace.crossval(result.configuration) / name).array
+        predicted = read_label(workspace.crossval(result.name) / name).array
         whole = read_label(truth / "labels" / name).array
         assert set(np.unique(predicted)) == {0, 4}
         dice = overlaps(predicted // 4, whole // 4, 2)[1].dice

@@ -35,5 +35,5 @@ def test_nested_regions_are_learnt(tmp_path: Path) -> None:
     assert dice["whole"] > 0.85
     assert dice["core"] > 0.8
     for case in result.evaluation.cases:
-        predicted = read_label(workspace.crossval(result.configuration) / f"{case.name}.nii.gz").array
+        predicted = read_label(workspace.crossval(result.name) / f"{case.name}.nii.gz").array
         assert set(np.unique(predicted)) == {0, SHELL, CORE}

@@ -26,7 +26,7 @@ def request_for(folder: Path, source: Path, **changed: object) -> pipeline.RunRe
         "source": source,
         "data": pipeline.DataOptions(group_by=r"(pat\d+)_", num_folds=3, num_workers=1),
         "planning": pipeline.PlanOptions(preset="cpu", rules=write_tiny_rules(folder / "rules")),
-        "configuration": None,
+        "configurations": None,
         "folds": (0,),
         "num_epochs": 20,
         "budget_s": None,
@@ -134,7 +134,7 @@ def test_a_budget_is_kept_and_shared_by_the_folds(tmp_path: Path) -> None:
     result = pipeline.run(workspace, request, Silent())
     assert time.monotonic() - began < 25
     shares = json.loads(workspace.allocation.read_text())
-    assert 2 <= shares["training_s"] < 15 / 2
+    assert 2 <= shares["shares"][0]["training_s"] < 15 / 2
     assert len(result.evaluation.cases) == 4
     before = _files_and_times(workspace)
     assert pipeline.run(workspace, request, Silent()).evaluation == result.evaluation
