@@ -9,8 +9,9 @@ from autoseg.core.errors import DatasetError
 from autoseg.core.geometry import Geometry
 from autoseg.core.labels import declare_labels
 from autoseg.core.progress import Silent
+from autoseg.data.check import check_dataset
 from autoseg.data.dataset import Case, Dataset
-from autoseg.fingerprint import Fingerprint, extract_fingerprint
+from autoseg.fingerprint import Fingerprint, check_and_measure, extract_fingerprint, pool_cases
 from autoseg.fingerprint.extract import pool_intensities
 from autoseg.fingerprint.measure import digest_intensities, measure_case
 
@@ -139,6 +140,26 @@ def test_the_fingerprint_does_not_depend_on_the_workers(tmp_path: Path) -> None:
     assert alone.frequencies[0].voxel_share == pytest.approx(78 / 336)
     alone.save(tmp_path / "fingerprint.json")
     assert Fingerprint.load(tmp_path / "fingerprint.json") == alone
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_checking_and_measuring_at_once_finds_what_each_finds_alone(tmp_path: Path, num_workers: int) -> None:
+    dataset = _write(tmp_path, ["a", "b", "c"])
+    unlabelled = tuple(case.model_copy(update={"label": None}) for case in dataset.cases[2:])
+    dataset = dataset.model_copy(update={"cases": dataset.cases[:2], "unlabelled": unlabelled})
+    report, measured = check_and_measure(dataset, Silent(), num_workers)
+    assert report == check_dataset(dataset, Silent(), 1)
+    assert report.num_cases == 2
+    assert pool_cases(dataset, measured) == extract_fingerprint(dataset, Silent(), 1)
+
+
+def test_a_case_with_errors_is_reported_and_not_measured(tmp_path: Path) -> None:
+    dataset = _write(tmp_path, ["a", "b"])
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((6, 10, 11), np.uint8)), str(tmp_path / "a.nii.gz"))
+    report, measured = check_and_measure(dataset, Silent(), 1)
+    assert report == check_dataset(dataset, Silent(), 1)
+    assert "shape" in {problem.rule for problem in report.errors}
+    assert [case.figures.name for case in measured] == ["b"]
 
 
 def test_a_dataset_without_cases_is_refused() -> None:

@@ -8,7 +8,7 @@ from autoseg.core.errors import DatasetError
 from autoseg.core.labels import Labels
 from autoseg.core.parallel import parallel_map
 from autoseg.core.progress import Progress
-from autoseg.data.check_case import CaseFindings, CaseToCheck, check_labelled, check_unlabelled
+from autoseg.data.check_case import CaseFindings, CaseToCheck, check_case
 from autoseg.data.dataset import Dataset
 from autoseg.data.problem import Problem, Severity
 
@@ -47,32 +47,34 @@ def check_dataset(dataset: Dataset, progress: Progress, num_workers: int) -> Che
         lossless, integer, labels, empty-label, class-absent: label maps and classes
         duplicate: the same scan under two names
 
-    Each process holds one file and its label map at a time.
+    Each process holds one case at a time.
 
     Raises:
         DatasetError: If a process dies, for example for want of memory.
     """
-    labelled = [CaseToCheck(case, dataset.channels, dataset.labels) for case in dataset.cases]
-    unlabelled = [CaseToCheck(case, dataset.channels, dataset.labels) for case in dataset.unlabelled]
-    findings, other_findings = [], []
-    with progress.task("check", len(labelled) + len(unlabelled)) as task:
-        for found in parallel_map(check_labelled, labelled, num_workers, _name, DatasetError):
+    items = cases_to_check(dataset)
+    findings = []
+    with progress.task("check", len(items)) as task:
+        for found in parallel_map(check_case, items, num_workers, lambda item: item.case.name, DatasetError):
             findings.append(found)
             task.advance()
-        for found in map(check_unlabelled, unlabelled):
-            other_findings.append(found)
-            task.advance()
+    return report_on(dataset, findings)
+
+
+def cases_to_check(dataset: Dataset) -> list[CaseToCheck]:
+    """Return every case of a dataset: first the labelled ones, then the others."""
+    return [CaseToCheck(case, dataset.channels, dataset.labels) for case in (*dataset.cases, *dataset.unlabelled)]
+
+
+def report_on(dataset: Dataset, findings: Sequence[CaseFindings]) -> CheckReport:
+    """Return all that is wrong with a dataset, from what was found in each of its cases."""
     problems = chain(
         dataset.problems,
-        chain.from_iterable(found.problems for found in (*findings, *other_findings)),
+        chain.from_iterable(found.problems for found in findings),
         _absent_classes(dataset.name, findings, dataset.labels),
         _duplicates(findings),
     )
-    return CheckReport(problems=tuple(problems), num_cases=len(findings))
-
-
-def _name(item: CaseToCheck) -> str:
-    return item.case.name
+    return CheckReport(problems=tuple(problems), num_cases=len(dataset.cases))
 
 
 def _absent_classes(name: str, findings: Sequence[CaseFindings], labels: Labels) -> Iterator[Problem]:

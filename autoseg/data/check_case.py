@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from autoseg.core.labels import Labels
 from autoseg.data.dataset import Case
 from autoseg.data.grid import grid_differences
-from autoseg.data.image import Header, LabelImage, label_values, read_header, read_image, read_label
+from autoseg.data.image import (
+    Header,
+    Image,
+    LabelImage,
+    joined_channels,
+    label_values,
+    read_header,
+    read_image,
+    read_label,
+)
 from autoseg.data.problem import Problem, Severity, UnusableFileError
 from autoseg.data.raw_header import states_spacing
 
@@ -44,11 +53,39 @@ class CaseFindings:
     label_digest: str | None = None
 
 
-def check_labelled(item: CaseToCheck) -> CaseFindings:
-    """Read a labelled case, one file at a time, and return all that is wrong with it."""
+@dataclass(frozen=True)
+class InspectedCase:
+    """A case that was read.
+
+    Attributes:
+        findings: What is known of it.
+        image: All channels; None without a label, or if any error was found.
+        label: The label map; None as for the image.
+    """
+
+    findings: CaseFindings
+    image: Image | None = None
+    label: LabelImage | None = None
+
+
+def check_case(item: CaseToCheck) -> CaseFindings:
+    """Read a case and return all that is wrong with it."""
+    return inspect_case(item).findings
+
+
+def inspect_case(item: CaseToCheck) -> InspectedCase:
+    """Read a case, and return all that is wrong with it, and what was read if that is no error.
+
+    Of a case without label, the headers alone are read.
+    """
+    label = item.case.label
+    return InspectedCase(_check_unlabelled(item)) if label is None else _inspect_labelled(item, label)
+
+
+def _inspect_labelled(item: CaseToCheck, label_file: str) -> InspectedCase:
     case, problems = item.case, list[Problem]()
     headers = [_read_header(Path(path), problems) for path in case.images]
-    label_path = Path(case.label or "")
+    label_path = Path(label_file)
     label_header = _read_header(label_path, problems)
     problems += _check_channels(case, headers, item.channels)
     problems += _check_grids(case, headers, label_header)
@@ -57,25 +94,27 @@ def check_labelled(item: CaseToCheck) -> CaseFindings:
     problems += _check_values(label_path, values, item.labels)
     has_foreground = any(value in item.labels.values[1:] for value in values)
     constant: list[bool] = []
-    digest: str | None = ""
+    parts: list[Image] = []
     for path, header in zip(case.images, headers, strict=True):
-        channels = _read_voxels(Path(path), problems) if header else None
-        if channels is None:
-            digest = None
-            continue
-        constant += [bool(channel.min() == channel.max()) for channel in channels]
-        digest = None if digest is None else digest + _digest(channels)
+        part = _read_voxels(Path(path), problems) if header else None
+        if part is not None:
+            parts.append(part)
+            constant += [bool(channel.min() == channel.max()) for channel in part.array]
+    is_whole = len(parts) == len(case.images)
     problems += _check_constant(case, constant, has_foreground)
-    return CaseFindings(
+    findings = CaseFindings(
         case=case,
         problems=tuple(problems),
         values=values,
-        image_digest=None if all(constant) else digest,
+        image_digest="".join(_digest(part.array) for part in parts) if is_whole and not all(constant) else None,
         label_digest=_digest(label.array) if label else None,
     )
+    if not is_whole or any(problem.severity == "error" for problem in problems):
+        return InspectedCase(findings)
+    return InspectedCase(findings, joined_channels(parts), label)
 
 
-def check_unlabelled(item: CaseToCheck) -> CaseFindings:
+def _check_unlabelled(item: CaseToCheck) -> CaseFindings:
     """Read the headers of a case without label; whatever is wrong with it is a warning, as no plan depends on it."""
     problems: list[Problem] = []
     headers = [_read_header(Path(path), problems) for path in item.case.images]
@@ -104,9 +143,9 @@ def _read_label(path: Path, problems: list[Problem]) -> LabelImage | None:
         return None
 
 
-def _read_voxels(path: Path, problems: list[Problem]) -> NDArray[np.float32] | None:
+def _read_voxels(path: Path, problems: list[Problem]) -> Image | None:
     try:
-        return read_image([path]).array
+        return read_image([path])
     except UnusableFileError as error:
         problems.append(error.problem)
         return None

@@ -1,8 +1,10 @@
 """From a dataset to its fingerprint: one case at a time, in parallel, in memory that does not grow with the cases."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +13,14 @@ from autoseg.core.errors import AutosegError, DatasetError
 from autoseg.core.labels import Labels
 from autoseg.core.parallel import parallel_map
 from autoseg.core.progress import Progress
+from autoseg.data.check import CheckReport, cases_to_check, report_on
+from autoseg.data.check_case import CaseFindings, CaseToCheck, inspect_case
 from autoseg.data.dataset import Case, Dataset
-from autoseg.data.image import read_image, read_label
+from autoseg.data.image import Image, LabelImage, read_image, read_label
 from autoseg.fingerprint.measure import IntensityDigest, MeasuredCase, measure_case
 from autoseg.fingerprint.schema import CaseFingerprint, ClassFrequency, Fingerprint, IntensityStatistics
+
+Result = TypeVar("Result")
 
 MAX_QUANTILES = 4096
 """Order statistics per case and channel: a resolution of 0.02 percent."""
@@ -31,6 +37,44 @@ class _Job:
     num_quantiles: int
 
 
+@dataclass(frozen=True)
+class _JointJob:
+    item: CaseToCheck
+    num_quantiles: int
+
+
+@dataclass(frozen=True)
+class _JointResult:
+    """What was found in a case, and its figures; None if it has no label, or errors were found."""
+
+    findings: CaseFindings
+    measured: MeasuredCase | None
+
+
+def check_and_measure(
+    dataset: Dataset, progress: Progress, num_workers: int
+) -> tuple[CheckReport, tuple[MeasuredCase, ...]]:
+    """Check a dataset as `check_dataset` does, and measure its cases as `extract_fingerprint` does; read each once.
+
+    Args:
+        dataset: To be read.
+        progress: Shows one step per case.
+        num_workers: Processes; one or fewer works in this process. The result does not depend on it.
+
+    Returns:
+        All that is wrong, and the figures of the labelled cases without errors: of all of them if the report has none.
+
+    Raises:
+        DatasetError: If a case without errors cannot be measured, for example for want of memory, or a process dies.
+    """
+    num_quantiles = _num_quantiles(dataset)
+    jobs = [_JointJob(item, num_quantiles) for item in cases_to_check(dataset)]
+    results = parallel_map(_check_and_measure, jobs, num_workers, lambda job: job.item.case.name, DatasetError)
+    found = tuple(_shown(results, "check and measure", progress, len(jobs)))
+    report = report_on(dataset, [result.findings for result in found])
+    return report, tuple(result.measured for result in found if result.measured is not None)
+
+
 def extract_fingerprint(dataset: Dataset, progress: Progress, num_workers: int) -> Fingerprint:
     """Measure every labelled case of a dataset.
 
@@ -45,14 +89,20 @@ def extract_fingerprint(dataset: Dataset, progress: Progress, num_workers: int) 
     """
     if not dataset.cases:
         raise DatasetError(f"{dataset.name}: at least one labelled case is needed, got none. Add labels.")
-    num_quantiles = max(1, min(MAX_QUANTILES, MAX_POOLED_QUANTILES // len(dataset.cases)))
+    num_quantiles = _num_quantiles(dataset)
     jobs = [_Job(case, dataset.labels, len(dataset.channels), num_quantiles) for case in dataset.cases]
-    cases: list[CaseFingerprint] = []
-    digests: list[tuple[IntensityDigest, ...]] = []
-    for measured in _shown(parallel_map(_measure, jobs, num_workers, _name, DatasetError), progress, len(jobs)):
-        cases.append(measured.figures)
-        if measured.digests:
-            digests.append(measured.digests)
+    measured = parallel_map(_measure, jobs, num_workers, lambda job: job.case.name, DatasetError)
+    return pool_cases(dataset, tuple(_shown(measured, "fingerprint", progress, len(jobs))))
+
+
+def pool_cases(dataset: Dataset, measured: Sequence[MeasuredCase]) -> Fingerprint:
+    """Return the fingerprint of a dataset whose labelled cases were measured.
+
+    Raises:
+        DatasetError: If no case has any foreground.
+    """
+    cases = [case.figures for case in measured]
+    digests = [case.digests for case in measured if case.digests]
     if not digests:
         raise DatasetError(f"{dataset.name}: at least one case must have foreground, got none. Check the label values.")
     return Fingerprint(
@@ -108,11 +158,31 @@ def _frequency(name: str, cases: Sequence[CaseFingerprint], index: int) -> Class
     )
 
 
+def _num_quantiles(dataset: Dataset) -> int:
+    return max(1, min(MAX_QUANTILES, MAX_POOLED_QUANTILES // max(len(dataset.cases), 1)))
+
+
+def _check_and_measure(job: _JointJob) -> _JointResult:
+    """Read, check and measure one case, in a worker."""
+    case, labels = job.item.case, job.item.labels
+    with _errors_naming(case):
+        read = inspect_case(job.item)
+        if read.image is None or read.label is None:
+            return _JointResult(read.findings, None)
+        return _JointResult(read.findings, _measure_arrays(case, read.image, read.label, labels, job.num_quantiles))
+
+
 def _measure(job: _Job) -> MeasuredCase:
-    """Read and measure one case, in a worker; every foreseeable error names it."""
-    case = job.case
+    """Read and measure one case, in a worker."""
+    with _errors_naming(job.case):
+        return _read_and_measure(job.case, job)
+
+
+@contextmanager
+def _errors_naming(case: Case) -> Iterator[None]:
+    """Name the case in every foreseeable error."""
     try:
-        return _read_and_measure(case, job)
+        yield
     except AutosegError:
         raise
     except (RuntimeError, OSError, MemoryError) as error:
@@ -136,18 +206,18 @@ def _read_and_measure(case: Case, job: _Job) -> MeasuredCase:
             f"{case.label}: shape must equal its image's {image.array.shape[1:]}, got {label.array.shape}. "
             "Re-export the label."
         )
+    return _measure_arrays(case, image, label, job.labels, job.num_quantiles)
+
+
+def _measure_arrays(case: Case, image: Image, label: LabelImage, labels: Labels, num_quantiles: int) -> MeasuredCase:
     try:
-        return measure_case(case.name, image.array, label.array, image.geometry, job.labels, job.num_quantiles)
+        return measure_case(case.name, image.array, label.array, image.geometry, labels, num_quantiles)
     except ValueError as error:
         raise DatasetError(f"{case.label}: {error}. Declare the value or correct the label.") from None
 
 
-def _name(job: _Job) -> str:
-    return job.case.name
-
-
-def _shown(measured: Iterator[MeasuredCase], progress: Progress, total: int) -> Iterator[MeasuredCase]:
-    with progress.task("fingerprint", total) as task:
-        for result in measured:
+def _shown(results: Iterator[Result], title: str, progress: Progress, total: int) -> Iterator[Result]:
+    with progress.task(title, total) as task:
+        for result in results:
             yield result
             task.advance()

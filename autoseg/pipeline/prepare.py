@@ -13,8 +13,7 @@ from autoseg.core.workspace import Workspace
 from autoseg.data.check import CheckReport, check_dataset
 from autoseg.data.dataset import Dataset, open_dataset
 from autoseg.data.splits import make_splits
-from autoseg.fingerprint import Fingerprint, extract_fingerprint
-from autoseg.network.device import choose_device
+from autoseg.fingerprint import Fingerprint, check_and_measure, extract_fingerprint, pool_cases
 from autoseg.pipeline.timing import Timing, time_plan
 from autoseg.plan.budget import TimeBudget
 from autoseg.plan.decisions import Reasons
@@ -113,20 +112,34 @@ def check(source: Path, workspace: Workspace, options: DataOptions, progress: Pr
     Raises:
         DatasetError: If there is no dataset at `source`, or the workspace belongs to another one.
     """
+    dataset = _open(source, workspace, options)
+    report = _up_to_date(CheckReport, workspace.check, {"dataset": dataset.digest()})
+    if report is None:
+        report = _kept(check_dataset(dataset, progress, options.num_workers), dataset, workspace)
+    return dataset, report
+
+
+def _open(source: Path, workspace: Workspace, options: DataOptions) -> Dataset:
+    """Return a dataset with a digest of its files.
+
+    Raises:
+        DatasetError: If there is no dataset at `source`, or the workspace belongs to another one.
+    """
     dataset = open_dataset(source, workspace.unpacked, options.group_by)
-    dataset = dataset.model_copy(update={"made_from": {"files": _files_digest(dataset)}})
     if workspace.dataset.exists() and (other := Dataset.load(workspace.dataset)).name != dataset.name:
         raise DatasetError(
             f"{workspace.root}: a workspace holds one dataset, {other.name} here, got {dataset.name}."
             " Name another folder with --workspace."
         )
-    report = _up_to_date(CheckReport, workspace.check, {"dataset": dataset.digest()})
-    if report is None:
-        report = check_dataset(dataset, progress, options.num_workers)
-        report = report.model_copy(update={"made_from": {"dataset": dataset.digest()}})
-        dataset.save(workspace.dataset)
-        report.save(workspace.check)
-    return dataset, report
+    return dataset.model_copy(update={"made_from": {"files": _files_digest(dataset)}})
+
+
+def _kept(report: CheckReport, dataset: Dataset, workspace: Workspace) -> CheckReport:
+    """Return the report on a dataset after writing both."""
+    report = report.model_copy(update={"made_from": {"dataset": dataset.digest()}})
+    dataset.save(workspace.dataset)
+    report.save(workspace.check)
+    return report
 
 
 def plan(
@@ -138,20 +151,9 @@ def plan(
         DatasetError: If the check finds errors; the message lists them.
         PlanError: If no plan satisfies the rules.
     """
-    dataset, report = check(source, workspace, options, progress)
-    if report.errors:
-        listed = "\n".join(f"  {problem.sentence}" for problem in report.errors)
-        raise DatasetError(
-            f"{source}: a dataset must be free of errors to be planned, got {len(report.errors)}:\n{listed}"
-        )
-    for problem in report.warnings:
-        log.warning("%s", problem.sentence)
+    dataset = _open(source, workspace, options)
     made_from = {"dataset": dataset.digest()}
-    fingerprint = _up_to_date(Fingerprint, workspace.fingerprint, made_from)
-    if fingerprint is None:
-        fingerprint = extract_fingerprint(dataset, progress, options.num_workers)
-        fingerprint = fingerprint.model_copy(update={"made_from": made_from})
-        fingerprint.save(workspace.fingerprint)
+    fingerprint = _fingerprint_of_sound(dataset, source, workspace, options, progress)
     groups = {case.name: case.group for case in dataset.cases}
     folds = load_rulebook(plan_options.rules).empirical.cross_validation
     splits = make_splits(groups, options.num_folds or folds.num_folds, folds.seed)
@@ -164,6 +166,36 @@ def plan(
     splits.save(workspace.splits)
     planned.save(workspace.plan)
     return planned
+
+
+def _fingerprint_of_sound(
+    dataset: Dataset, source: Path, workspace: Workspace, options: DataOptions, progress: Progress
+) -> Fingerprint:
+    """Return the fingerprint of a dataset after checking it; where both are missing, each case is read once for both.
+
+    Raises:
+        DatasetError: If the check finds errors; the message lists them.
+    """
+    made_from = {"dataset": dataset.digest()}
+    report, measured = _up_to_date(CheckReport, workspace.check, made_from), None
+    if report is None:
+        report, measured = check_and_measure(dataset, progress, options.num_workers)
+        report = _kept(report, dataset, workspace)
+    if report.errors:
+        listed = "\n".join(f"  {problem.sentence}" for problem in report.errors)
+        raise DatasetError(
+            f"{source}: a dataset must be free of errors to be planned, got {len(report.errors)}:\n{listed}"
+        )
+    for problem in report.warnings:
+        log.warning("%s", problem.sentence)
+    fingerprint = _up_to_date(Fingerprint, workspace.fingerprint, made_from)
+    if fingerprint is None:
+        found = (
+            pool_cases(dataset, measured) if measured else extract_fingerprint(dataset, progress, options.num_workers)
+        )
+        fingerprint = found.model_copy(update={"made_from": made_from})
+        fingerprint.save(workspace.fingerprint)
+    return fingerprint
 
 
 def plan_from(fingerprint: Fingerprint, dataset: DatasetDescription, options: PlanOptions) -> Plan:
@@ -258,7 +290,11 @@ def suited_preset(asked: str | None, device: str) -> str | None:
         asked: Entry of `rules/presets.toml`, or None.
         device: That trains; see `choose_device`.
     """
-    return CPU_PRESET if asked is None and choose_device(device).type == "cpu" else asked
+    if asked is not None:
+        return asked
+    from autoseg.network.device import choose_device  # torch: plans of a named preset do without
+
+    return CPU_PRESET if choose_device(device).type == "cpu" else None
 
 
 def choose_configuration(planned: Plan, asked: str | None) -> ConfigurationName:
