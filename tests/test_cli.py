@@ -10,7 +10,7 @@ import typer
 
 from autoseg.cli import main
 from autoseg.cli.app import COMMANDS
-from autoseg.cli.options import parse_duration, parse_folds
+from autoseg.cli.options import parse_duration, parse_fold, parse_folds, parse_networks
 from autoseg.cli.terminal import duration
 from tests.end_to_end.blobs import write_blobs, write_tiny_rules
 
@@ -63,6 +63,30 @@ def test_parse_folds(text: str, folds: tuple[int, ...] | None) -> None:
 def test_parse_folds_refuses(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="must be fold numbers"):
         parse_folds(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "networks"), [("all", None), ("all-data", ("all-data",)), ("0,2", (0, 2)), ("1", (1,))]
+)
+def test_parse_networks(text: str, networks: tuple[int | str, ...] | None) -> None:
+    assert parse_networks(text) == networks
+
+
+@pytest.mark.parametrize(("text", "fold"), [("0", 0), ("12", 12), ("all-data", "all-data"), ("all", "all-data")])
+def test_parse_fold(text: str, fold: int | str) -> None:
+    assert parse_fold(text) == fold
+
+
+@pytest.mark.parametrize("text", ["-1", "0,1", "none", ""])
+def test_parse_fold_refuses(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="must be the number of a fold, or all-data"):
+        parse_fold(text)
+
+
+@pytest.mark.parametrize("text", ["0,all-data", "all-data,0"])
+def test_all_data_is_not_mixed_with_folds(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="must be fold numbers"):
+        parse_networks(text)
 
 
 @pytest.mark.parametrize(
@@ -213,10 +237,15 @@ def test_from_plan_to_evaluation_step_by_step(autoseg: Command, tmp_path: Path) 
     assert "3 of 3 scans segmented" in out
     code, out, _ = autoseg("evaluate", "masks", data / "labels", "--workers", "0")
     assert code == 0
-    assert "mean of classes" in out
+    assert "Mean Dice over classes" in out
     code, _, err = autoseg("predict", data / "images", "masks", "--folds", "0,1", "--device", "cpu")
     assert code == 1
     assert "autoseg train --fold 0" in err
+    code, out, err = autoseg("train", "--fold", "all", "--epochs", "1", "--device", "cpu", "--workers", "0")
+    assert code == 0, err
+    assert "fold_all-data" in out
+    assert "no score. Next: autoseg predict SCAN OUT --folds all-data" in " ".join(out.split())
+    assert "not of held-out ones" in " ".join(err.split())
 
 
 @pytest.mark.slow

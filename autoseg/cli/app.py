@@ -21,7 +21,7 @@ from autoseg.cli.terminal import TerminalProgress, duration, err, out, print_jso
 from autoseg.cli.training import training_hooks
 from autoseg.core.errors import AutosegError, InterruptionError, TrainingError
 from autoseg.core.progress import Silent
-from autoseg.core.workspace import Workspace
+from autoseg.core.workspace import ALL_DATA, FoldName, Workspace
 from autoseg.report.live import curves_path
 from autoseg.report.picture import write_curves
 from autoseg.report.run import draw_run
@@ -139,7 +139,10 @@ def preprocess(
 
 @app.command()
 def train(
-    fold: Annotated[int, typer.Option("--fold", min=0, help="Number of the fold to hold out.")],
+    fold: Annotated[
+        str,
+        typer.Option("--fold", metavar="FOLD", help="Number of the fold to hold out; all-data learns from every case."),
+    ],
     workspace: opt.WorkspaceFolder = opt.WORKSPACE,
     configuration: opt.Configuration = None,
     epochs: opt.Epochs = None,
@@ -154,16 +157,18 @@ def train(
 ) -> None:
     """Train one fold, or go on with it.
 
-    Preprocesses first where needed, and scores the network on the held-out cases of the fold at the end.
+    Preprocesses first where needed, and scores the network on the held-out cases of the fold at the end; all-data holds
+    out none, and nothing is scored.
     """
     place = Workspace(workspace)
+    name = opt.parse_fold(fold)
     planned = pipeline.load_plan(place)
     chosen = pipeline.choose_configuration(planned, configuration)
     length = pipeline.training_length(planned, epochs, budget)
     with teamed() as team, training_hooks(place, tensorboard=tensorboard and team.is_first) as hooks:
         request = TrainingRequest(
             configuration=chosen,
-            fold=fold,
+            fold=name,
             num_epochs=length.num_epochs,
             budget_s=length.budget_s,
             device=own_device(device, team),
@@ -177,19 +182,30 @@ def train(
         record = pipeline.train(place, request, opt.num_workers(workers), progress, hooks)
     if not team.is_first:
         return
-    curves = curves_path(place, chosen, fold)
-    write_curves(curves, place.fold(chosen, fold).history)
-    model = pipeline.ModelChoice(chosen, (fold,), device, mirror=True)
-    evaluation = pipeline.score_held_out(place, model, opt.num_workers(workers), TerminalProgress())
+    evaluation = None
+    if name != ALL_DATA:
+        model = pipeline.ModelChoice(chosen, (name,), device, mirror=True)
+        evaluation = pipeline.score_held_out(place, model, opt.num_workers(workers), TerminalProgress())
+    curves = curves_path(place, chosen, name)
+    write_curves(curves, place.fold(chosen, name).history)
     if as_json:
-        print_json({"training": record.model_dump(mode="json"), "held_out": evaluation.model_dump(mode="json")})
+        scores = None if evaluation is None else evaluation.model_dump(mode="json")
+        print_json({"training": record.model_dump(mode="json"), "held_out": scores})
         return
-    tables.show_evaluation(f"Held-out cases of fold {fold}, {chosen}", evaluation)
+    if evaluation is not None:
+        tables.show_evaluation(f"Held-out cases of fold {name}, {chosen}", evaluation)
     out.print(
         f"\nTrained {record.num_epochs} epochs, {record.num_steps} steps, in {duration(record.seconds)}."
-        f" Wrote {place.fold(chosen, fold).root} and {curves}."
-        f" Next: autoseg predict SCAN OUT{opt.same_workspace(workspace)}"
+        f" Wrote {place.fold(chosen, name).root} and {curves}."
+        f" {_next_prediction(name)}{opt.same_workspace(workspace)}"
     )
+
+
+def _next_prediction(name: FoldName) -> str:
+    """Return the sentence on what a training is good for."""
+    if name == ALL_DATA:
+        return f"No case was held out, so that there is no score. Next: autoseg predict SCAN OUT --folds {ALL_DATA}"
+    return "Next: autoseg predict SCAN OUT"
 
 
 app.command()(prediction.predict)

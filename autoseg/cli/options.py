@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autoseg.core.workspace import DEFAULT_WORKSPACE
+from autoseg.core.workspace import ALL_DATA, DEFAULT_WORKSPACE, FoldName
 
 WORKSPACE = DEFAULT_WORKSPACE
 
@@ -50,6 +50,20 @@ def parse_folds(text: str) -> tuple[int, ...] | None:
 def parse_names(text: str | None) -> tuple[str, ...] | None:
     """Return names from texts like 2d or 2d,3d_fullres."""
     return None if text is None else tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
+def parse_networks(text: str) -> tuple[FoldName, ...] | None:
+    """Return whose networks predict, from texts like 0, 0,2, 0-4 or all-data; None for all numbered folds."""
+    return (ALL_DATA,) if text == ALL_DATA else parse_folds(text)
+
+
+def parse_fold(text: str) -> FoldName:
+    """Return the fold that a training holds out, from a number or all-data (all for short, as in nnU-Net)."""
+    if text in (ALL_DATA, "all"):
+        return ALL_DATA
+    if not text.isdecimal():
+        raise typer.BadParameter(f"must be the number of a fold, or {ALL_DATA}, got {text!r}")
+    return int(text)
 
 
 def parse_memory_gb(text: str) -> float:

@@ -28,7 +28,9 @@ def predict(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="A file for one scan, a folder for several.")],
     workspace: opt.WorkspaceFolder = opt.WORKSPACE,
     configuration: opt.Configuration = None,
-    folds: Annotated[str, typer.Option("--folds", help="Folds to average: all, 0, 0,2 or 0-4.")] = "all",
+    folds: Annotated[
+        str, typer.Option("--folds", help="Folds to average: all, 0, 0,2 or 0-4; or all-data, trained on every case.")
+    ] = "all",
     mirror: Annotated[bool, typer.Option("--mirror/--no-mirror", help="Average over mirrored scans.")] = True,
     fast: Annotated[bool, typer.Option("--fast", help="Fewer tiles, no mirroring: a rougher result, sooner.")] = False,
     accurate: Annotated[
@@ -67,7 +69,7 @@ def predict(
     predictions.json in OUT; a scan that fails does not stop the others, and the exit code is 1.
     """
     place = Workspace(workspace)
-    planned, wanted = pipeline.load_plan(place), opt.parse_folds(folds)
+    planned, wanted = pipeline.load_plan(place), opt.parse_networks(folds)
     selection = load_selection(place) if configuration is None and wanted is None else None
     asked = configuration if selection is None else selection.configurations[0]
     chosen, pace = pipeline.choose_configuration(planned, asked), _pace(fast=fast, accurate=accurate)

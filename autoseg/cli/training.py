@@ -5,7 +5,7 @@ from contextlib import ExitStack, closing, contextmanager
 
 from autoseg.cli.interruption import INTERRUPTION
 from autoseg.cli.terminal import err
-from autoseg.core.workspace import Workspace
+from autoseg.core.workspace import FoldName, Workspace
 from autoseg.plan.schema import ConfigurationName
 from autoseg.report.board import Board, board_folder
 from autoseg.report.live import LiveCurves
@@ -25,7 +25,7 @@ def training_hooks(workspace: Workspace, *, tensorboard: bool) -> Iterator[Hooks
             shows.append(stack.enter_context(closing(Board(workspace))).after_epoch)
             err.print(f"For TensorBoard: tensorboard --logdir {board_folder(workspace)}", markup=False)
 
-        def after_epoch(configuration: ConfigurationName, fold: int) -> None:
+        def after_epoch(configuration: ConfigurationName, fold: FoldName) -> None:
             for show in shows:
                 show(configuration, fold)
 

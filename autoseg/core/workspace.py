@@ -2,8 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 DEFAULT_WORKSPACE = Path("autoseg_work")
+
+FoldName: TypeAlias = int | Literal["all-data"]
+"""Which cases a training holds out: those of a numbered fold, or none."""
+
+ALL_DATA: Literal["all-data"] = "all-data"
+"""The training that holds no case out: its network has seen all there is, and can be scored on new cases only."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +119,21 @@ class Workspace:
         """Folder of the preprocessed cases of one way of preprocessing."""
         return self.root / "preprocessed" / data_key
 
-    def fold(self, configuration: str, fold: int) -> FoldFolder:
+    def fold(self, configuration: str, fold: FoldName) -> FoldFolder:
         """Folder of one training."""
         return FoldFolder(self.root / "models" / configuration / f"fold_{fold}")
 
     def folds(self, configuration: str) -> dict[int, FoldFolder]:
-        """Folders of the finished trainings of a configuration, by fold."""
-        found = (self.root / "models" / configuration).glob("fold_*")
+        """Folders of the finished trainings of a configuration that hold cases out, by fold."""
+        found = (self.root / "models" / configuration).glob("fold_[0-9]*")
         folders = {int(path.name.removeprefix("fold_")): FoldFolder(path) for path in found}
         return {fold: folder for fold, folder in sorted(folders.items()) if folder.record.exists()}
+
+    def trainings(self, configuration: str) -> dict[FoldName, FoldFolder]:
+        """Folders of all finished trainings of a configuration: its folds, and the one that holds no case out."""
+        names: tuple[FoldName, ...] = (*self.folds(configuration), ALL_DATA)
+        folders = {name: self.fold(configuration, name) for name in names}
+        return {name: folder for name, folder in folders.items() if folder.record.exists()}
 
     def crossval(self, configuration: str) -> Path:
         """Folder of the held-out predictions of a configuration."""

@@ -8,6 +8,7 @@ from pydantic import Field
 from autoseg.core.artefact import Artefact, Record
 from autoseg.core.errors import AutosegError
 from autoseg.core.labels import Labels, Region
+from autoseg.core.workspace import FoldName
 from autoseg.data.image import LabelImage, label_counts
 
 FORESEEN = (AutosegError, OSError, ValueError, RuntimeError, MemoryError)
@@ -75,7 +76,7 @@ class Predictions(Artefact):
 
     dataset: str
     configuration: str
-    folds: tuple[int, ...]
+    folds: tuple[FoldName, ...]
     device: str
     precision: str
     mirror: bool

@@ -7,7 +7,7 @@ from pathlib import Path
 from autoseg.core.artefact import Artefact, digest_of_file
 from autoseg.core.errors import PredictionError
 from autoseg.core.progress import Progress
-from autoseg.core.workspace import Workspace
+from autoseg.core.workspace import ALL_DATA, Workspace
 from autoseg.data.dataset import Case, Dataset
 from autoseg.evaluate.run import evaluate_pairs
 from autoseg.evaluate.scores import Evaluation
@@ -38,12 +38,16 @@ def score_held_out(workspace: Workspace, choice: ModelChoice, num_workers: int, 
         progress: Shows both.
 
     Raises:
-        PredictionError: If a fold is not trained or a case cannot be predicted.
+        PredictionError: If a fold is not trained, holds out no case, or a case cannot be predicted.
     """
+    wanted = tuple(workspace.folds(choice.configuration)) if choice.folds is None else choice.folds
+    folds = tuple(fold for fold in wanted if fold != ALL_DATA)
+    if folds != wanted:
+        raise PredictionError(f"{ALL_DATA}: a case must be held out to be scored, got none held out. Choose folds.")
     dataset = Dataset.load(workspace.dataset)
     cases = {case.name: case for case in dataset.cases}
     outputs: dict[str, Path] = {}
-    for fold in workspace.folds(choice.configuration) if choice.folds is None else choice.folds:
+    for fold in folds:
         held_out = [cases[name] for name in load_split(workspace, fold).validation]
         own = replace(choice, folds=(fold,), earlier_folds=(fold,))
         outputs |= _predict_fold(workspace, own, held_out, progress)

@@ -8,7 +8,7 @@ from pathlib import Path
 from autoseg.core.artefact import digest_of, digest_of_file
 from autoseg.core.errors import PredictionError
 from autoseg.core.progress import Progress
-from autoseg.core.workspace import FoldFolder, Workspace
+from autoseg.core.workspace import ALL_DATA, FoldFolder, FoldName, Workspace
 from autoseg.fingerprint import Fingerprint
 from autoseg.infer.batch import predict_files
 from autoseg.infer.case import Pace, default_settings
@@ -34,7 +34,8 @@ class ModelChoice:
 
     Attributes:
         configuration: Of the plan.
-        folds: Whose networks are averaged; None for all that are trained.
+        folds: Whose networks are averaged; None for all numbered ones that are trained. The network that has learnt
+            from all data predicts on its own.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         mirror: Whether to average over mirrored scans.
         earlier_folds: Whose networks are averaged in the stage before, if the configuration is that of a cascade; None
@@ -43,7 +44,7 @@ class ModelChoice:
     """
 
     configuration: ConfigurationName
-    folds: tuple[int, ...] | None
+    folds: tuple[FoldName, ...] | None
     device: str
     mirror: bool
     earlier_folds: tuple[int, ...] | None = None
@@ -59,8 +60,10 @@ def load_model(workspace: Workspace, choice: ModelChoice) -> Predictor:
         ArtefactError: If a file is damaged.
     """
     planned = load_plan(workspace)
-    trained = workspace.folds(choice.configuration)
-    wanted = tuple(trained) if choice.folds is None else choice.folds
+    trained = workspace.trainings(choice.configuration)
+    wanted = tuple(workspace.folds(choice.configuration)) if choice.folds is None else choice.folds
+    if ALL_DATA in wanted and len(wanted) > 1:
+        raise PredictionError(f"--folds: must be folds, or {ALL_DATA} on its own, got both. Choose one of the two.")
     missing = [fold for fold in wanted if fold not in trained]
     if missing or not wanted:
         got = f"folds {', '.join(map(str, trained))}" if trained else "none"
@@ -147,7 +150,7 @@ def _require_unchanged(workspace: Workspace, stage: ConfigurationName, folders: 
 def load_predictor(
     workspace: Path,
     configuration: str | None = None,
-    folds: Sequence[int] | None = None,
+    folds: Sequence[FoldName] | None = None,
     *,
     device: str = "auto",
     mirror: bool = True,
@@ -157,7 +160,8 @@ def load_predictor(
     Args:
         workspace: Folder that autoseg has trained in.
         configuration: Of the plan; None for `3d_fullres` where the plan has it, else `2d`.
-        folds: Whose networks are averaged; None for all that are trained.
+        folds: Whose networks are averaged; None for all numbered ones that are trained. The network that has learnt
+            from all data predicts on its own.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         mirror: Whether to average over mirrored scans.
 
@@ -256,8 +260,9 @@ class _Record:
 
 def _empty_predictions(workspace: Workspace, choice: ModelChoice, predictor: Segments) -> Predictions:
     plan, settings = predictor.model.plan, predictor.settings
-    folds = workspace.folds(choice.configuration)
-    wanted = {fold: folds[fold] for fold in (folds if choice.folds is None else choice.folds)}
+    trained = workspace.trainings(choice.configuration)
+    folds = workspace.folds(choice.configuration) if choice.folds is None else choice.folds
+    wanted: dict[FoldName, FoldFolder] = {fold: trained[fold] for fold in folds}
     made_from = {
         "model": plan.model_digest(choice.configuration),
         "inference": digest_of([plan.inference.model_dump(mode="json"), settings.tile_step]),
@@ -277,7 +282,7 @@ def _empty_predictions(workspace: Workspace, choice: ModelChoice, predictor: Seg
     )
 
 
-def _require_own(folder: FoldFolder, planned: Plan, configuration: ConfigurationName, fold: int) -> None:
+def _require_own(folder: FoldFolder, planned: Plan, configuration: ConfigurationName, fold: FoldName) -> None:
     """Refuse weights that are not those which the record beside them speaks of, or are of another plan.
 
     Raises:

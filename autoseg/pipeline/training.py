@@ -1,11 +1,12 @@
 """Training of one fold, from the workspace into the workspace."""
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 
 from autoseg.core.errors import TrainingError
 from autoseg.core.progress import Progress
-from autoseg.core.workspace import Workspace
+from autoseg.core.workspace import ALL_DATA, FoldName, Workspace
 from autoseg.data.dataset import Dataset
 from autoseg.data.splits import Split, Splits
 from autoseg.network.device import choose_device
@@ -16,6 +17,8 @@ from autoseg.plan.schema import Plan
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.loop import FoldData, TrainingRequest, train_fold
 from autoseg.train.record import TrainingRecord
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ def _prepared(
     """Return the plan, proved on the device, and what a fold learns from, preprocessed."""
     split = load_split(workspace, request.fold)
     stage = require_earlier_stage(workspace, request.configuration)
+    if request.fold == ALL_DATA:
+        log.info("Learning from every case: loss and Dice of validation are of the same cases, not of held-out ones.")
     fit_to_device(workspace, request.configuration, request.device)
     planned, data_folder = preprocess(workspace, request.configuration, num_workers, progress)
     earlier = None
@@ -87,16 +92,19 @@ def num_loaders(device: str, num_workers: int) -> int:
     return 0 if choose_device(device).type == "cpu" else num_workers
 
 
-def load_split(workspace: Workspace, fold: int) -> Split:
-    """Return the cases to learn from and to hold out.
+def load_split(workspace: Workspace, fold: FoldName) -> Split:
+    """Return the cases to learn from and to hold out; all of them twice where none is held out.
 
     Raises:
         TrainingError: If there is no such fold.
     """
     folds = Splits.load(workspace.splits).folds
+    if fold == ALL_DATA:
+        names = tuple(sorted(name for split in folds for name in split.validation))
+        return Split(train=names, validation=names)
     if not 0 <= fold < len(folds):
         raise TrainingError(
             f"--fold: must be one of 0 to {len(folds) - 1}, got {fold}."
-            " Choose one of them, or plan again with --num-folds."
+            f" Choose one of them, or {ALL_DATA}, or plan again with --num-folds."
         )
     return folds[fold]

@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from autoseg.core.errors import AutosegError
-from autoseg.core.workspace import Workspace
+from autoseg.core.workspace import FoldName, Workspace
 from autoseg.plan.schema import ConfigurationName
 
-TAGS = {"training_loss": "loss/training", "validation_loss": "loss/held-out patches", "dice": "dice/mean"}
+TAGS = {"training_loss": "loss/training", "validation_loss": "loss/validation", "dice": "dice/mean"}
 """Names of columns of the history in TensorBoard; a class's Dice is `dice/<class>`, others are what they are."""
 
 
@@ -33,7 +33,7 @@ class Board:
         self._workspace = workspace
         self._open: tuple[Path, SummaryWriter] | None = None
 
-    def after_epoch(self, configuration: ConfigurationName, fold: int) -> None:
+    def after_epoch(self, configuration: ConfigurationName, fold: FoldName) -> None:
         """Write the latest row; the first time, all rows in place of what an earlier run of the training wrote."""
         folder = board_folder(self._workspace) / f"{configuration}_fold_{fold}"
         rows = pd.read_csv(self._workspace.fold(configuration, fold).history)

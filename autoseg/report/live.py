@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from autoseg.core.errors import ArtefactError
-from autoseg.core.workspace import Workspace
+from autoseg.core.workspace import FoldName, Workspace
 from autoseg.plan.schema import ConfigurationName
 from autoseg.report.picture import write_curves
 
@@ -16,7 +16,7 @@ LARGEST_SHARE = 0.01
 """Of the time, that drawing may take."""
 
 
-def curves_path(workspace: Workspace, configuration: ConfigurationName, fold: int) -> Path:
+def curves_path(workspace: Workspace, configuration: ConfigurationName, fold: FoldName) -> Path:
     """Return the picture of a training's curves."""
     return workspace.report / f"{configuration}_fold_{fold}_curves.png"
 
@@ -28,7 +28,7 @@ class LiveCurves:
         self._workspace = workspace
         self._next_s = 0.0
 
-    def after_epoch(self, configuration: ConfigurationName, fold: int) -> None:
+    def after_epoch(self, configuration: ConfigurationName, fold: FoldName) -> None:
         """Draw, unless the last time is too short ago; a picture that cannot be written is only warned of."""
         began = time.monotonic()
         if began < self._next_s:

@@ -93,10 +93,10 @@ def write_curves(path: Path, history: Path) -> None:
         ) from None
     classes = [name for name in rows if str(name).startswith("dice_")]
     figure, (loss, dice, rate) = _figure(3, aspect=1.2)
-    _plot(loss, rows, {"training_loss": "training", "validation_loss": "held-out patches"})
+    _plot(loss, rows, {"training_loss": "training", "validation_loss": "validation"})
     _plot(dice, rows, {"dice": "mean", **{str(name): str(name).removeprefix("dice_") for name in classes}})
     _plot(rate, rows, {"learning_rate": "learning rate"})
-    for panel, name in ((loss, "loss"), (dice, "Dice of held-out patches"), (rate, "learning rate")):
+    for panel, name in ((loss, "loss"), (dice, "Dice of validation patches"), (rate, "learning rate")):
         panel.set_title(name)
         panel.set_xlabel("epoch")
         panel.set_xlim(0, rows["epoch"].max() + 1)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
+from autoseg.core.workspace import FoldName
 from autoseg.plan.schema import ConfigurationName
 
 
@@ -12,7 +13,7 @@ def _never() -> Iterator[Callable[[], bool]]:
     yield lambda: False
 
 
-def _nothing(configuration: ConfigurationName, fold: int) -> None:
+def _nothing(configuration: ConfigurationName, fold: FoldName) -> None:
     pass
 
 
@@ -27,7 +28,7 @@ class Hooks:
     """
 
     stopping: Callable[[], AbstractContextManager[Callable[[], bool]]] = _never
-    after_epoch: Callable[[ConfigurationName, int], None] = _nothing
+    after_epoch: Callable[[ConfigurationName, FoldName], None] = _nothing
 
 
 NO_HOOKS = Hooks()

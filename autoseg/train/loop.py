@@ -18,7 +18,7 @@ from autoseg.core.artefact import digest_of, digest_of_file
 from autoseg.core.errors import TrainingError
 from autoseg.core.labels import Labels
 from autoseg.core.progress import Progress
-from autoseg.core.workspace import FoldFolder
+from autoseg.core.workspace import FoldFolder, FoldName
 from autoseg.data.splits import Split
 from autoseg.network.checkpoint import save_weights
 from autoseg.plan.schema import ConfigurationName, Plan
@@ -68,7 +68,7 @@ class TrainingRequest:
 
     Attributes:
         configuration: Entry of the plan.
-        fold: Number of the split.
+        fold: Number of the split; `all-data` holds no case out.
         num_epochs: Length in epochs; None where the budget decides.
         budget_s: Length in seconds of wall time, all included; None where the epochs decide.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
@@ -80,7 +80,7 @@ class TrainingRequest:
     """
 
     configuration: ConfigurationName
-    fold: int
+    fold: FoldName
     num_epochs: int | None
     budget_s: float | None
     device: str

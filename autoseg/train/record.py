@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autoseg.core.artefact import Artefact, replacing
 from autoseg.core.errors import TrainingError
-from autoseg.core.workspace import FoldFolder
+from autoseg.core.workspace import FoldFolder, FoldName
 from autoseg.plan.schema import ConfigurationName
 
 Row = dict[str, float]
@@ -35,20 +35,21 @@ class TrainingRecord(Artefact):
     """A finished training.
 
     Attributes:
-        configuration, fold: What was trained.
+        configuration, fold: What was trained; `all-data` held no case out.
         identity: Digest of configuration, recipe, split, seed, length and initial weights.
         num_epochs, num_steps: Length.
         seed: Of weights, patches and augmentation.
         seconds: Wall time of all its runs together.
         device, precision: What computed.
         versions: Of autoseg and what it computes with.
-        validation_dice: Of the last epoch's patches, per foreground class; whole scans are scored in `crossval/`.
+        validation_dice: Of the last epoch's patches, per foreground class; whole scans are scored in `crossval/`. Of
+            `all-data`, these are patches of cases that were learnt from.
         waiting_share: Of the time of the training steps, what passed until their patches were there.
         num_processes: That trained together.
     """
 
     configuration: ConfigurationName
-    fold: int
+    fold: FoldName
     identity: str
     seed: int
     num_epochs: int

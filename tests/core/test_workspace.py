@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from autoseg.core.workspace import FoldFolder, Workspace
+from autoseg.core.workspace import ALL_DATA, FoldFolder, Workspace
 
 
 def test_everything_lies_inside_the_workspace(tmp_path: Path) -> None:
@@ -31,3 +31,15 @@ def test_finished_folds_are_found_in_order(tmp_path: Path) -> None:
     assert workspace.folds("2d") == {number: workspace.fold("2d", number) for number in (0, 2, 10)}
     assert list(workspace.folds("2d")) == [0, 2, 10]
     assert workspace.folds("3d_fullres") == {}
+
+
+def test_the_training_on_all_data_is_no_fold(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    for fold in (1, ALL_DATA):
+        folder = workspace.fold("2d", fold)
+        folder.root.mkdir(parents=True)
+        folder.record.touch()
+    assert list(workspace.folds("2d")) == [1]
+    assert workspace.trainings("2d") == {fold: workspace.fold("2d", fold) for fold in (1, ALL_DATA)}
+    workspace.fold("2d", ALL_DATA).record.unlink()
+    assert list(workspace.trainings("2d")) == [1]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from autoseg.core.errors import InterruptionError, TrainingError
 from autoseg.core.progress import Silent
-from autoseg.core.workspace import FoldFolder
+from autoseg.core.workspace import FoldFolder, FoldName
 from autoseg.data.splits import Split
 from autoseg.plan.schema import ConfigurationName
 from autoseg.train.hooks import NO_HOOKS, Hooks
@@ -157,9 +157,9 @@ def test_workers_that_end_with_the_training_do_not_make_it_an_error(
 
 def test_each_epoch_is_announced_once_its_row_is_on_disk(data: FoldData, tmp_path: Path) -> None:
     folder = FoldFolder(tmp_path)
-    seen: list[tuple[ConfigurationName, int, int]] = []
+    seen: list[tuple[ConfigurationName, FoldName, int]] = []
 
-    def after_epoch(configuration: ConfigurationName, fold: int) -> None:
+    def after_epoch(configuration: ConfigurationName, fold: FoldName) -> None:
         seen.append((configuration, fold, len(_rows(folder))))
 
     _train(data, folder, Hooks(after_epoch=after_epoch))
