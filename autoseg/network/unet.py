@@ -72,6 +72,37 @@ class ConvNorm(nn.Sequential):
             layers.append(nn.LeakyReLU(plan.negative_slope, inplace=True))
         super().__init__(*layers)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features, (B, C, ...)."""
+        convolution, *others = self
+        x = _in_float32(convolution, x) if _has_wrong_gradient(convolution, x) else convolution(x)
+        for layer in others:
+            x = layer(x)
+        return x
+
+
+def _has_wrong_gradient(convolution: nn.Module, x: Tensor) -> bool:
+    """Return whether torch would compute the gradient of a convolution's weights from memory that nothing has written.
+
+    torch 2.13.0 with oneDNN 3.12.0 does on a CPU in bfloat16, whatever channels, layout and the other axes are, where a
+    map of three axes is two voxels deep and the kernel reaches across the depth without a stride: the gradient is NaN,
+    or looks sound and is wrong. Other depths (up to 8), strides across it and transposed convolutions are right.
+    """
+    return (
+        torch.is_autocast_enabled("cpu")
+        and x.device.type == "cpu"
+        and isinstance(convolution, nn.Conv3d)
+        and (x.shape[2], convolution.stride[0]) == (2, 1)
+        and convolution.kernel_size[0] > 1
+    )
+
+
+def _in_float32(convolution: nn.Module, x: Tensor) -> Tensor:
+    """Return what a convolution makes of a map, computed in float32, in the type that autocast would give it."""
+    with torch.autocast("cpu", enabled=False):
+        convolved: Tensor = convolution(x.float())
+    return convolved.to(torch.get_autocast_dtype("cpu"))
+
 
 class ResidualBlock(nn.Module):
     """Two convolutions beside a shortcut that pools where the block strides and projects where channels change.

@@ -178,3 +178,23 @@ def test_each_channel_of_each_sample_is_normalised(channels_last: bool) -> None:
         norm.weight.fill_(2)
         norm.bias.fill_(-1)
     torch.testing.assert_close(norm(maps), 2 * normed - 1)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_gradients_in_bfloat16_are_those_of_float32(depth: int, channels_last: bool) -> None:
+    """Freed memory is full of NaN, so that a gradient that is computed from it shows."""
+    torch.manual_seed(0)
+    layer = ConvNorm(network_plan(), (32, 32), (3, 3, 3))
+    x, weighting = torch.randn(2, 2, 32, depth, 5, 6)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+        layer[0].weight.data = layer[0].weight.data.contiguous(memory_format=torch.channels_last_3d)
+    (expected,) = torch.autograd.grad((layer(x) * weighting).sum(), [layer[0].weight])
+    for _ in range(8):
+        for size in (2**power for power in range(6, 19, 2)):
+            [torch.full((size,), torch.nan) for _ in range(6)]
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = (layer(x) * weighting).sum()
+        (gradient,) = torch.autograd.grad(loss, [layer[0].weight])
+        assert (gradient - expected).norm() < 0.05 * expected.norm()
