@@ -10,7 +10,6 @@ made up. Every measurement runs in a process of its own. It takes some minutes a
 import argparse
 import datetime as dt
 import json
-import math
 import platform
 import resource
 import subprocess
@@ -31,9 +30,9 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.infer.case import Model, default_settings, segment
 from autoseg.network.device import best_precision, mixed_precision
 from autoseg.network.probe import probe_device
-from autoseg.network.unet import UNet
+from autoseg.network.unet import UNet, place
 from autoseg.plan.costs import Costs, predict_costs, scan_shape
-from autoseg.plan.duration import layers_to_probe
+from autoseg.plan.duration import largest_map, layers_to_probe
 from autoseg.plan.overrides import Overrides
 from autoseg.plan.planner import make_plan
 from autoseg.plan.rulebook import load_rulebook
@@ -138,7 +137,7 @@ def measure_prediction(shape: Shape) -> dict[str, float]:
     prepared = _prepared(made, configuration, fingerprint)
     before = _warmed_up()
     settings = default_settings(torch.device("cpu"), configuration)
-    network = UNet(configuration.network).eval()
+    network = place(UNet(configuration.network), settings.device).eval()
     with torch.inference_mode(), mixed_precision(settings.device, settings.precision):
         network(torch.zeros(1, configuration.network.num_input_channels, *configuration.patch_size))
     model = Model(made, configuration, (network,))
@@ -256,8 +255,9 @@ def _predicted(shape: Shape) -> Costs:
     made, fingerprint = planned(shape)
     configuration = made.configurations[shape.configuration]
     alone = made.model_copy(update={"configurations": {shape.configuration: configuration}})
-    largest = configuration.batch_size * configuration.network.features[0] * math.prod(configuration.patch_size)
-    speed = probe_device(torch.device("cpu"), layers_to_probe(configuration), largest)
+    speed = probe_device(
+        torch.device("cpu"), layers_to_probe(configuration, is_cpu=True), largest_map([configuration], is_cpu=True)
+    )
     return predict_costs(alone, fingerprint, 5, speed, load_rulebook().inferred.cost)
 
 

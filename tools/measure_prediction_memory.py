@@ -28,7 +28,7 @@ from autoseg.core.stopwatch import peak_memory_bytes, restart_peak_memory
 from autoseg.data.image import read_image, write_label
 from autoseg.infer.case import Model, default_settings
 from autoseg.infer.predictor import Predictor
-from autoseg.network.unet import UNet
+from autoseg.network.unet import UNet, place
 from autoseg.plan.overrides import Overrides
 from autoseg.plan.planner import make_plan
 from autoseg.plan.rulebook import load_rulebook
@@ -122,7 +122,7 @@ def _predictor(num_classes: int) -> Predictor:
     )
     configuration = made.configurations["3d_fullres"].model_copy(update={"network": network, "mirror_axes": ()})
     torch.manual_seed(0)
-    model = Model(made, configuration, (UNet(network).eval(),))
+    model = Model(made, configuration, (place(UNet(network), torch.device("cpu")).eval(),))
     return Predictor(model, default_settings(torch.device("cpu"), configuration))
 
 

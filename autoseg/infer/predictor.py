@@ -14,6 +14,7 @@ from autoseg.infer.case import Model, Onlooker, Settings, prepare_scan, segment
 from autoseg.infer.output import write_output
 from autoseg.infer.unlike import Familiar
 from autoseg.network.checkpoint import load_network
+from autoseg.network.unet import place
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.preprocess.case import Prepared
 
@@ -75,7 +76,7 @@ class Predictor:
         if not weights:
             raise PredictionError(f"{configuration}: at least one fold must be trained, got none. Train one first.")
         chosen = plan.configurations[configuration]
-        networks = tuple(load_network(path, chosen.network).to(settings.device) for path in weights)
+        networks = tuple(place(load_network(path, chosen.network), settings.device) for path in weights)
         return cls(Model(plan, chosen, networks), settings)
 
     def predict(self, image: Image) -> LabelImage:

@@ -1,14 +1,16 @@
 """How fast a device is: a few layers of the networks that it will train, timed for a moment."""
 
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoseg.core.errors import PlanError
 from autoseg.network.device import Precision, best_precision, mixed_precision
+from autoseg.network.unet import CHANNELS_LAST, InstanceNorm, lay_channels_last
 from autoseg.plan.duration import PROBED_ELEMENTS, DeviceSpeed, Layer, LayerSpeed
 
 REPETITIONS = 5
@@ -16,6 +18,12 @@ REPETITIONS = 5
 
 NORM_CHANNELS = 32
 """Of the map on which normalisation and activation are timed."""
+
+NORM_SAMPLES = 2
+"""Of that map: a CPU normalises them one by one and joins them."""
+
+NORM_EPSILON = 1e-5
+"""Of that normalisation; its time does not depend on it."""
 
 _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -61,28 +69,37 @@ def free_gpu_memory_gb() -> float:
 
 
 def _layer_speed(layer: Layer, device: torch.device, precision: Precision) -> LayerSpeed:
-    conv = _CONV[len(layer.kernel)](
+    conv: nn.Module = _CONV[len(layer.kernel)](
         layer.channels, layer.channels, layer.kernel, padding=tuple(size // 2 for size in layer.kernel)
-    ).to(device)
+    )
     batch, *sizes = layer.shape
-    dtype = torch.float32 if precision == "float32" else getattr(torch, precision)
-    x = torch.randn(batch, layer.channels, *sizes, device=device, dtype=dtype)
-    training_s, prediction_s = _timed(conv, x, device, precision)
+    training_s, prediction_s = _timed(conv, (batch, layer.channels, *sizes), device, precision)
     return LayerSpeed(layer=layer, training_s=training_s, prediction_s=prediction_s)
 
 
 def _norm_s(num_elements: int, device: torch.device, precision: Precision) -> tuple[float, float]:
     """Return the seconds of normalisation and activation per element: forward and back, forward alone."""
-    edge = max(round((num_elements / NORM_CHANNELS) ** (1 / 2)), 1)
-    layers = nn.Sequential(nn.InstanceNorm2d(NORM_CHANNELS, affine=True), nn.LeakyReLU(inplace=True)).to(device)
-    dtype = torch.float32 if precision == "float32" else getattr(torch, precision)
-    x = torch.randn(1, NORM_CHANNELS, edge, edge, device=device, dtype=dtype)
-    training_s, prediction_s = _timed(layers, x, device, precision)
-    return training_s / x.numel(), prediction_s / x.numel()
+    edge = max(round((num_elements / NORM_CHANNELS / NORM_SAMPLES) ** (1 / 2)), 2)
+    layers = nn.Sequential(InstanceNorm(NORM_CHANNELS, NORM_EPSILON), nn.LeakyReLU(inplace=True))
+    shape = (NORM_SAMPLES, NORM_CHANNELS, edge, edge)
+    training_s, prediction_s = _timed(layers, shape, device, precision)
+    return training_s / math.prod(shape), prediction_s / math.prod(shape)
 
 
-def _timed(module: nn.Module, x: Tensor, device: torch.device, precision: Precision) -> tuple[float, float]:
-    """Return the seconds of a module forward and back, and forward alone."""
+def _timed(module: nn.Module, shape: Sequence[int], device: torch.device, precision: Precision) -> tuple[float, float]:
+    """Return the seconds of a module forward and back, and forward alone, laid out as networks are.
+
+    Args:
+        module: To be timed.
+        shape: Of the map that it reads, (B, C, ...).
+        device: To be timed.
+        precision: Of the computation.
+    """
+    x = torch.randn(*shape, device=device, dtype=getattr(torch, precision))
+    module.to(device)
+    if device.type == "cpu":
+        lay_channels_last(module)
+        x = x.contiguous(memory_format=CHANNELS_LAST[x.ndim - 2])
     x.requires_grad_()
 
     def learn() -> None:

@@ -16,7 +16,7 @@ from autoseg.plan.schema import NetworkPlan
 _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 _UPSAMPLE: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _POOL: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
-_CHANNELS_LAST: dict[int, Any] = {2: torch.channels_last, 3: torch.channels_last_3d}
+CHANNELS_LAST: dict[int, Any] = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 class InstanceNorm(nn.Module):
@@ -219,10 +219,15 @@ def place(network: UNet, device: torch.device) -> UNet:
     """
     network.to(device)
     if device.type == "cpu":
-        for weight in network.parameters():
-            if weight.ndim > 2:
-                weight.data = weight.data.contiguous(memory_format=_CHANNELS_LAST[network.plan.num_axes])
+        lay_channels_last(network)
     return network
+
+
+def lay_channels_last(module: nn.Module) -> None:
+    """Lay the weights of a module's convolutions in memory with channels last; its maps follow them."""
+    for weight in module.parameters():
+        if weight.ndim > 2:
+            weight.data = weight.data.contiguous(memory_format=CHANNELS_LAST[weight.ndim - 2])
 
 
 def _initialize(module: nn.Module, negative_slope: float) -> None:

@@ -17,7 +17,7 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.infer.case import Model, default_settings
 from autoseg.infer.predictor import Predictor
 from autoseg.network.device import choose_device
-from autoseg.network.unet import UNet
+from autoseg.network.unet import UNet, place
 from autoseg.pipeline.prepare import Planning, load_plan, plan_asked, timed
 from autoseg.pipeline.schedule import Allocation, Contents, Share
 from autoseg.pipeline.speed import speed_of
@@ -264,4 +264,4 @@ def _untrained(planned: Plan, name: ConfigurationName, device: torch.device) -> 
     configuration = planned.configurations[name]
     stage = configuration.previous_stage
     earlier = None if stage is None else _untrained(planned, stage, device)
-    return Model(planned, configuration, (UNet(configuration.network).to(device).eval(),), earlier)
+    return Model(planned, configuration, (place(UNet(configuration.network), device).eval(),), earlier)

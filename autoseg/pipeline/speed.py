@@ -1,12 +1,11 @@
 """How fast a device computes the configurations of plans."""
 
-import math
 from collections.abc import Collection
 
 import torch
 
 from autoseg.network.probe import device_name, probe_device
-from autoseg.plan.duration import DeviceSpeed, layers_to_probe
+from autoseg.plan.duration import DeviceSpeed, largest_map, layers_to_probe
 from autoseg.plan.schema import ConfigurationPlan
 
 
@@ -23,11 +22,11 @@ def speed_of(
     if known is not None and known.device != device_name(device):
         known = None
     timed = {found.layer for found in known.layers} if known is not None else set()
-    layers = [layer for chosen in configurations for layer in layers_to_probe(chosen) if layer not in timed]
+    is_cpu = device.type == "cpu"
+    layers = [
+        layer for chosen in configurations for layer in layers_to_probe(chosen, is_cpu=is_cpu) if layer not in timed
+    ]
     if known is not None and not layers:
         return known
-    largest = max(
-        chosen.batch_size * chosen.network.features[0] * math.prod(chosen.patch_size) for chosen in configurations
-    )
-    speed = probe_device(device, layers, largest)
+    speed = probe_device(device, layers, largest_map(configurations, is_cpu=is_cpu))
     return speed if known is None else known.model_copy(update={"layers": (*known.layers, *speed.layers)})

@@ -1,8 +1,10 @@
 """How long training and prediction take: operations of the specification times the measured speed of a device."""
 
 import math
+from collections.abc import Iterable
 
 from autoseg.core.artefact import Record
+from autoseg.plan.accumulation import samples_at_once
 from autoseg.plan.cost import Convolution, convolutions, num_parameters, stage_shapes
 from autoseg.plan.memory import Arithmetic
 from autoseg.plan.rules import CostRules
@@ -76,13 +78,27 @@ class DeviceSpeed(Record):
         return Arithmetic(is_cpu=self.is_cpu, number_bytes=self.number_bytes)
 
 
-def layers_to_probe(configuration: ConfigurationPlan) -> tuple[Layer, ...]:
-    """Return a layer per stage: its kernel and width, on a grid that is cut down until it is quick to measure."""
+def layers_to_probe(configuration: ConfigurationPlan, *, is_cpu: bool) -> tuple[Layer, ...]:
+    """Return a layer per stage: its kernel and width, on a grid that is cut down until it is quick to measure.
+
+    Args:
+        configuration: Network, patch and batch, of which as many samples are taken as pass at once in training.
+        is_cpu: Whether a processor will compute.
+    """
     network = configuration.network
+    batch = samples_at_once(configuration, is_cpu=is_cpu)
     shapes = stage_shapes(network, configuration.patch_size)
     return tuple(
-        _cut_down(Layer(channels=features, kernel=kernel, shape=(configuration.batch_size, *shape)))
+        _cut_down(Layer(channels=features, kernel=kernel, shape=(batch, *shape)))
         for features, kernel, shape in zip(network.features, network.kernels, shapes, strict=True)
+    )
+
+
+def largest_map(configurations: Iterable[ConfigurationPlan], *, is_cpu: bool) -> int:
+    """Return the elements of the largest feature map that passes in training: whether it fits a cache decides much."""
+    return max(
+        samples_at_once(chosen, is_cpu=is_cpu) * chosen.network.features[0] * math.prod(chosen.patch_size)
+        for chosen in configurations
     )
 
 
@@ -123,8 +139,8 @@ def validation_step_s(configuration: ConfigurationPlan, speed: DeviceSpeed, rule
 
 def prediction_s(configuration: ConfigurationPlan, scan: Scan, speed: DeviceSpeed, rules: CostRules) -> float:
     """Return the seconds of predicting a prepared scan: networks, merging, classes."""
-    # Layers were probed on a training batch, which shares out the work on the weights; a batch of tiles shares it less.
-    unshared = 1 / scan.tiles_at_once - 1 / configuration.batch_size
+    # Layers were probed on samples of a training, which share out the work on the weights; fewer tiles share it less.
+    unshared = 1 / scan.tiles_at_once - 1 / samples_at_once(configuration, is_cpu=speed.is_cpu)
     prepared = max(unshared, 0.0) * num_parameters(configuration.network) * rules.weight_norms * speed.norm_prediction_s
     passes = tiles_of(configuration, scan) * num_passes(configuration, scan)
     logits = configuration.network.num_outputs * math.prod(configuration.patch_size)
@@ -156,4 +172,4 @@ def _multiply_adds(conv: Convolution) -> int:
 def _rates(configuration: ConfigurationPlan, speed: DeviceSpeed, *, is_training: bool) -> list[float]:
     """Return the seconds per multiply-add of each stage."""
     known = {found.layer: found.training_s if is_training else found.prediction_s for found in speed.layers}
-    return [known[layer] / layer.multiply_adds for layer in layers_to_probe(configuration)]
+    return [known[layer] / layer.multiply_adds for layer in layers_to_probe(configuration, is_cpu=speed.is_cpu)]

@@ -13,6 +13,7 @@ import numpy as np
 
 from autoseg.core.artefact import Record
 from autoseg.core.geometry import Shape
+from autoseg.plan.accumulation import samples_at_once
 from autoseg.plan.cost import Convolution, convolutions, num_parameters, stage_shapes
 from autoseg.plan.rules import CostRules
 from autoseg.plan.schema import AugmentationPlan, ConfigurationPlan, NetworkPlan, TrainingPlan
@@ -35,7 +36,7 @@ class Arithmetic:
     """How a device computes.
 
     Attributes:
-        is_cpu: Whether convolutions work on copies of their operands, in a layout of their own.
+        is_cpu: Whether it is a processor: few samples of a batch pass at once, and freed memory stays in pieces.
         number_bytes: Of an activation: 4, or 2 in half precision.
     """
 
@@ -131,7 +132,8 @@ def training_memory(
         autoseg; docs/costs.md compares it with measurements.
     """
     parameters = SINGLE * num_parameters(configuration.network)
-    moments = list(_moments(_operations(configuration, arithmetic)))
+    parts = _num_parts(configuration, arithmetic)
+    moments = list(_moments(_operations(configuration, arithmetic), parameters if parts > 1 else 0))
     if not arithmetic.is_cpu:
         # On a GPU the optimiser steps all weights at once, on a copy of their gradients.
         moments.append(_Moment(0, 0, parameters, parameters))
@@ -149,46 +151,61 @@ def training_memory(
 
 
 def saved_bytes(configuration: ConfigurationPlan, arithmetic: Arithmetic) -> int:
-    """Return the bytes that a training step saves for its backward pass, those of the loss included."""
+    """Return the bytes that a training step saves for a backward pass, those of the loss included.
+
+    They are those of the samples that pass the network at once.
+    """
     saved = [*_features(configuration, arithmetic), *_losses(configuration, arithmetic)]
     copies = half_copies(SINGLE * num_parameters(configuration.network), arithmetic)
     return copies + sum(operation.kept + operation.loss for operation in saved)
 
 
-def _moments(operations: Sequence[_Operation]) -> Iterator[_Moment]:
-    """Yield what is held during each operation, forward and then back."""
-    kept = loss = gradients = 0
+def _moments(operations: Sequence[_Operation], accumulated: int) -> Iterator[_Moment]:
+    """Yield what is held during each operation, forward and then back.
+
+    Args:
+        operations: In the order of the forward pass.
+        accumulated: Bytes of the gradients of samples that passed before, to which further ones are added.
+    """
+    kept = loss = 0
+    gradients = accumulated
     for operation in operations:
-        yield _Moment(kept, loss, operation.forward, 0)
+        yield _Moment(kept, loss, operation.forward, gradients)
         kept, loss = kept + operation.kept, loss + operation.loss
     waiting: dict[str, int] = {}
     for operation in reversed(operations):
         waiting.pop(operation.takes, None)
-        yield _Moment(kept, loss, sum(waiting.values()) + operation.backward, gradients)
+        added = operation.gradients if accumulated else 0
+        yield _Moment(kept, loss, sum(waiting.values()) + operation.backward + added, gradients)
         waiting |= operation.leaves
         kept, loss = kept - operation.kept, loss - operation.loss
-        gradients += operation.gradients
+        gradients += 0 if accumulated else operation.gradients
 
 
 def _operations(configuration: ConfigurationPlan, arithmetic: Arithmetic) -> list[_Operation]:
     """Return the operations of a step in the order of the forward pass."""
     outputs = [
         _output(conv, voxels, arithmetic)
-        for conv, voxels in zip(_in_order(configuration.network)[2], _batch_voxels(configuration), strict=False)
+        for conv, voxels in zip(_in_order(configuration.network)[2], _voxels(configuration, arithmetic), strict=False)
     ]
     return [*_features(configuration, arithmetic), *outputs, *_losses(configuration, arithmetic)]
 
 
-def _batch_voxels(configuration: ConfigurationPlan) -> list[int]:
-    """Return the voxels of a batch at each stage."""
+def _voxels(configuration: ConfigurationPlan, arithmetic: Arithmetic) -> list[int]:
+    """Return the voxels at each stage of the samples that pass at once."""
     shapes = stage_shapes(configuration.network, configuration.patch_size)
-    return [configuration.batch_size * math.prod(shape) for shape in shapes]
+    return [samples_at_once(configuration, is_cpu=arithmetic.is_cpu) * math.prod(shape) for shape in shapes]
+
+
+def _num_parts(configuration: ConfigurationPlan, arithmetic: Arithmetic) -> int:
+    """Return in how many parts a batch passes the network."""
+    return math.ceil(configuration.batch_size / samples_at_once(configuration, is_cpu=arithmetic.is_cpu))
 
 
 def _features(configuration: ConfigurationPlan, arithmetic: Arithmetic) -> Iterator[_Operation]:
     """Yield what makes feature maps: the input, the encoder, the decoder from its coarsest stage on."""
     network = configuration.network
-    voxels = _batch_voxels(configuration)
+    voxels = _voxels(configuration, arithmetic)
     encoder, decoder, _ = _in_order(network)
     yield _Operation(kept=arithmetic.number_bytes * network.num_input_channels * voxels[0])
     for conv in (*encoder, *decoder):
@@ -205,7 +222,7 @@ def _features(configuration: ConfigurationPlan, arithmetic: Arithmetic) -> Itera
 
 def _losses(configuration: ConfigurationPlan, arithmetic: Arithmetic) -> Iterator[_Operation]:
     """Yield the loss of every output but the coarsest, which has no weight unless it is the only one."""
-    voxels = _batch_voxels(configuration)
+    voxels = _voxels(configuration, arithmetic)
     for stage in range(max(len(voxels) - 2, 1)):
         yield _loss(configuration.network.num_outputs, stage, voxels[stage], arithmetic)
 
@@ -225,20 +242,19 @@ def _convolution(conv: Convolution, takes: str, put_out: int, entering: int, ari
     Args:
         conv: Its channels.
         takes: See `_Operation`.
-        put_out: Voxels of its output, the batch included.
+        put_out: Voxels of its output, of all samples that pass at once.
         entering: Voxels of its input.
         arithmetic: Of the device.
     """
     output = arithmetic.number_bytes * conv.num_outputs * put_out
     read = arithmetic.number_bytes * conv.num_inputs * entering
     # Going back, an activation that works in place holds four copies of its gradient; a convolution holds the gradients
-    # of output and input, and on a CPU a copy of each in a layout of its own.
-    copies = 2 if arithmetic.is_cpu else 1
+    # of output and input.
     return _Operation(
         takes=takes,
         kept=2 * output,
-        forward=output + (output + read if arithmetic.is_cpu else 0),
-        backward=max(4 * output, copies * (output + read)),
+        forward=output,
+        backward=max(4 * output, output + read),
         gradients=SINGLE * conv.num_inputs * conv.num_outputs * conv.kernel_voxels,
         leaves={f"encoder {conv.stage}": 2 * output} if conv.kind == "up" else {},
     )
@@ -260,12 +276,10 @@ def _shortcut(conv: Convolution, network: NetworkPlan, voxels: Sequence[int], ar
 def _output(conv: Convolution, voxels: int, arithmetic: Arithmetic) -> _Operation:
     """Return an output for deep supervision: its logits stay until the step is over."""
     logits, features = (arithmetic.number_bytes * channels * voxels for channels in (conv.num_outputs, conv.num_inputs))
-    copies = 2 if arithmetic.is_cpu else 1
     return _Operation(
         takes=f"logits {conv.stage}",
         loss=logits,
-        forward=(copies - 1) * (logits + features),
-        backward=copies * (logits + features),
+        backward=logits + features,
         gradients=SINGLE * conv.num_inputs * conv.num_outputs,
         leaves={f"decoder {conv.stage}": features},
     )
@@ -305,8 +319,10 @@ def _batch_bytes(configuration: ConfigurationPlan, augmentation: AugmentationPla
     channels = configuration.network.num_input_channels
     read = math.prod(largest_source(configuration.patch_size, augmentation))
     seen = math.prod(configuration.patch_size)
-    as_seen = 2 * LABEL_BYTES + (SINGLE * channels if arithmetic.number_bytes < SINGLE else 0)
-    return configuration.batch_size * (read * (SINGLE * channels + LABEL_BYTES) + seen * as_seen)
+    # In single precision, those that pass at once are kept as feature maps.
+    at_once = samples_at_once(configuration, is_cpu=arithmetic.is_cpu) if arithmetic.number_bytes == SINGLE else 0
+    as_seen = 2 * LABEL_BYTES * configuration.batch_size + SINGLE * channels * (configuration.batch_size - at_once)
+    return configuration.batch_size * read * (SINGLE * channels + LABEL_BYTES) + seen * as_seen
 
 
 def largest_source(patch_size: Shape, augmentation: AugmentationPlan) -> Shape:

@@ -23,7 +23,7 @@ RULES = load_rulebook().inferred.cost
 
 def _speed(configuration: ConfigurationPlan, rate: float, norm_s: float = 0.0) -> DeviceSpeed:
     """Return a device that takes `rate` seconds per multiply-add forward, and as many again twice going back."""
-    layers = layers_to_probe(configuration)
+    layers = layers_to_probe(configuration, is_cpu=True)
     return DeviceSpeed(
         device="test",
         is_cpu=True,
@@ -65,9 +65,11 @@ def test_a_scan_takes_its_tiles_times_their_mirror_images() -> None:
 
 def test_probed_layers_are_those_of_the_stages_but_quick() -> None:
     configuration = cube_configuration((96, 160, 128))
-    layers = layers_to_probe(configuration)
+    layers = layers_to_probe(configuration, is_cpu=False)
     assert [layer.channels for layer in layers] == list(configuration.network.features)
     assert [layer.kernel for layer in layers] == list(configuration.network.kernels)
     assert all(layer.multiply_adds <= PROBED_MULTIPLY_ADDS for layer in layers)
     small = cube_configuration((16, 16, 16))
-    assert layers_to_probe(small)[0] == Layer(channels=4, kernel=(3, 3, 3), shape=(small.batch_size, 16, 16, 16))
+    assert layers_to_probe(small, is_cpu=False)[0] == Layer(
+        channels=4, kernel=(3, 3, 3), shape=(small.batch_size, 16, 16, 16)
+    )
