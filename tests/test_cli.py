@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from autoseg.cli import main
-from autoseg.cli.app import COMMANDS
+from autoseg.cli.commands import COMMANDS
 from autoseg.cli.options import parse_duration, parse_fold, parse_folds, parse_networks
 from autoseg.cli.terminal import duration
 from tests.end_to_end.blobs import write_blobs, write_tiny_rules

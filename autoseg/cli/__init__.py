@@ -4,6 +4,6 @@
 def main() -> None:
     """Run the command line and end the process with its exit code."""
     # Worker processes import the script that was started, and with it this; they need no commands.
-    from autoseg.cli.app import main as run
+    from autoseg.cli.commands import main as run
 
     run()

@@ -3,14 +3,12 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from autoseg.benchmark.run import BenchmarkResult
-from autoseg.cli.selection import show_selection
 from autoseg.cli.terminal import duration, out, show_table
 from autoseg.data.check import CheckReport
 from autoseg.data.dataset import Dataset
 from autoseg.evaluate.scores import Evaluation, Spread
 from autoseg.infer.outcome import Outcome, Predictions
-from autoseg.pipeline import CPU_PRESET, RunResult
+from autoseg.pipeline import CPU_PRESET
 from autoseg.plan.costs import ConfigurationCosts, Costs
 from autoseg.plan.schema import Plan
 
@@ -160,53 +158,6 @@ def _show_written(cases: Sequence[Outcome]) -> None:
     ]
     header = ("label map", "time", "network", "memory", *(f"{name} (ml)" for name in shown), "warnings")
     show_table("Segmented", header, rows)
-
-
-def show_run(result: RunResult) -> None:
-    """Print what a run has reached, and where its time went."""
-    folds = ", ".join(str(fold) for fold in result.folds)
-    for name, evaluation in ((result.name, result.evaluation), *result.others.items()):
-        show_evaluation(f"{result.dataset}, {name}, held-out cases of fold {folds}", evaluation)
-    if result.selection is not None:
-        out.print()
-        show_selection(result.selection)
-    if not result.allocation.mirror:
-        out.print("Predicted without mirror images, for the budget. Why: autoseg plan --explain mirror_held_out")
-    out.print()
-    show_seconds(result)
-
-
-def show_pictures(paths: Sequence[Path]) -> None:
-    """Print where the pictures are."""
-    out.print("\nPictures:")
-    for path in paths:
-        out.print(f"  {path}", markup=False)
-
-
-def show_seconds(result: RunResult) -> None:
-    """Print the time of every stage."""
-    rows = [(stage, duration(seconds)) for stage, seconds in result.seconds.items()]
-    rows.append(("total", duration(sum(result.seconds.values()))))
-    show_table("Time", ("stage", ""), rows)
-
-
-def show_benchmark(result: BenchmarkResult) -> None:
-    """Print our scores beside the published ones."""
-    show_run(result.run)
-    networks = list(result.comparison[-1].published)
-    if not networks:
-        return
-    out.print()
-    rows = [
-        (row.name, _percent(row.ours), *(_percent(row.published[network]) for network in networks))
-        for row in result.comparison
-    ]
-    show_table("Dice of the same folds, in percent", ("", "autoseg", *networks), rows)
-    out.print(f"Published: {result.source}.", markup=False)
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
 
 
 def _score(value: float | None) -> str:

@@ -1,7 +1,9 @@
 """One function over many items in parallel processes, results in order, crashes named."""
 
 import multiprocessing
+import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -59,6 +61,22 @@ def parallel_map(
         raise _crash_of(function, suspects, name_of, crash) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def is_launched() -> bool:
+    """Return whether `torchrun` has started this process; torch, which says it too, takes seconds to import.
+
+    Source:
+        torch.distributed.is_torchelastic_launched.
+    """
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def end_process(code: int) -> None:
+    """End a process that `torchrun` has started, at once: what torch 2.13 leaves running may abort an orderly end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _context(module: str) -> BaseContext:

@@ -70,7 +70,7 @@ def check_and_measure(
     num_quantiles = _num_quantiles(dataset)
     jobs = [_JointJob(item, num_quantiles) for item in cases_to_check(dataset)]
     results = parallel_map(_check_and_measure, jobs, num_workers, lambda job: job.item.case.name, DatasetError)
-    found = tuple(_shown(results, "check and measure", progress, len(jobs)))
+    found = tuple(_shown(results, "check and fingerprint", progress, len(jobs)))
     report = report_on(dataset, [result.findings for result in found])
     return report, tuple(result.measured for result in found if result.measured is not None)
 

@@ -1,25 +1,35 @@
-"""The order of the stages. Each looks at what lies in the workspace and does only what is missing or out of date."""
+"""The order of the stages. Each looks at what lies in the workspace and does only what is missing or out of date.
 
-from autoseg.pipeline.costs import costs_here
-from autoseg.pipeline.full_run import RunRequest, RunResult, run
-from autoseg.pipeline.heldout import score_held_out
-from autoseg.pipeline.prediction import ModelChoice, load_predictor, predict
-from autoseg.pipeline.prepare import (
-    CPU_PRESET,
-    AskedTime,
-    DataOptions,
-    Planning,
-    PlanOptions,
-    check,
-    choose_configuration,
-    load_plan,
-    plan,
-    plan_from,
-    preprocess,
-    suited_preset,
-)
-from autoseg.pipeline.scans import Request
-from autoseg.pipeline.training import TrainingLength, num_loaders, train, training_length
+A name is imported when it is first asked for: checking and planning do without torch, which takes seconds to import.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autoseg.pipeline.costs import costs_here
+    from autoseg.pipeline.full_run import RunRequest, RunResult, run
+    from autoseg.pipeline.heldout import score_held_out
+    from autoseg.pipeline.prediction import ModelChoice, load_predictor, predict
+    from autoseg.pipeline.prepare import (
+        CPU_PRESET,
+        AskedTime,
+        DataOptions,
+        Planning,
+        PlanOptions,
+        check,
+        choose_configuration,
+        load_plan,
+        plan,
+        plan_from,
+        preprocess,
+        suited_preset,
+    )
+    from autoseg.pipeline.scans import Request
+    from autoseg.pipeline.training import TrainingLength, num_loaders, train, training_length
+
+_MODULES = ("prepare", "costs", "scans", "training", "heldout", "prediction", "full_run")
+"""That define the names below; those that take long to import come last."""
 
 __all__ = [
     "CPU_PRESET",
@@ -48,3 +58,12 @@ __all__ = [
     "train",
     "training_length",
 ]
+
+if not TYPE_CHECKING:  # so that a type checker still refuses names that are not there
+
+    def __getattr__(name: str) -> object:
+        """Return a name of `__all__` from the first module that has it, and keep it."""
+        for module in map(import_module, [f"{__name__}.{part}" for part in _MODULES if name in __all__]):
+            if hasattr(module, name):
+                return globals().setdefault(name, getattr(module, name))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

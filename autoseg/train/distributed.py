@@ -6,7 +6,6 @@ process also does what must be done once: it validates, writes and decides.
 """
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, distributed
 
 from autoseg.core.errors import AutosegError, TrainingError
+from autoseg.core.parallel import is_launched
 
 Result = TypeVar("Result")
 
@@ -108,18 +108,6 @@ class Team:
 
 ALONE = Team()
 """A process that trains by itself."""
-
-
-def is_launched() -> bool:
-    """Return whether `torchrun` has started this process."""
-    return distributed.is_available() and distributed.is_torchelastic_launched()
-
-
-def end_process(code: int) -> None:
-    """End a process that `torchrun` has started, at once: what torch 2.13 leaves running may abort an orderly end."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 @contextmanager

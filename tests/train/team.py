@@ -13,13 +13,14 @@ import torch
 
 from autoseg.core.errors import InterruptionError
 from autoseg.core.labels import declare_labels
+from autoseg.core.parallel import end_process
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import FoldFolder
 from autoseg.data.splits import Split
 from autoseg.data.store import open_case, read_patch
 from autoseg.plan.schema import Plan
 from autoseg.train import trainer
-from autoseg.train.distributed import ALONE, Team, end_process, teamed
+from autoseg.train.distributed import ALONE, Team, teamed
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.loop import FoldData, TrainingRequest, train_fold
 from autoseg.train.record import TrainingRecord

@@ -1,143 +1,25 @@
-"""The commands.
+"""`autoseg train`, `autoseg run` and `autoseg benchmark`."""
 
-Results go to stdout, logs and progress to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted,
-143 ended by SIGTERM.
-"""
-
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-import autoseg
 from autoseg import pipeline
 from autoseg.benchmark.run import benchmark as run_benchmark
-from autoseg.cli import evaluation, importing, planning, prediction, selection, tables
 from autoseg.cli import options as opt
-from autoseg.cli.interruption import INTERRUPTION
-from autoseg.cli.planning import with_explained_value
-from autoseg.cli.terminal import TerminalProgress, duration, err, out, print_json, quiet_threads, show_logs
+from autoseg.cli import run_tables, tables
+from autoseg.cli.terminal import TerminalProgress, duration, out, print_json
 from autoseg.cli.training import training_hooks
-from autoseg.core.errors import AutosegError, InterruptionError, TrainingError
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import ALL_DATA, FoldName, Workspace
 from autoseg.report.live import curves_path
 from autoseg.report.picture import write_curves
 from autoseg.report.run import draw_run
-from autoseg.train.distributed import end_process, is_launched, own_device, teamed
+from autoseg.train.distributed import own_device, teamed
 from autoseg.train.loop import TrainingRequest
 
-app = typer.Typer(
-    name="autoseg",
-    help="Medical image segmentation that configures itself. Add --debug to any command for tracebacks.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
 
-
-COMMANDS = (
-    "check",
-    "plan",
-    "rules",
-    "preprocess",
-    "train",
-    "predict",
-    "evaluate",
-    "select",
-    "run",
-    "benchmark",
-    "import-nnunet",
-)
-
-
-def main() -> None:
-    """Run the command line and end the process with its exit code."""
-    arguments = sys.argv[1:]
-    debug = "--debug" in arguments
-    show_logs(debug=debug)
-    try:
-        words = with_explained_value([text for text in arguments if text != "--debug"])
-        with INTERRUPTION.watched(), quiet_threads():
-            code = app(args=words or ["--help"], prog_name="autoseg", standalone_mode=False)
-    except typer.TyperException as error:
-        command = " ".join(["autoseg", *(text for text in arguments[:1] if text in COMMANDS)])
-        err.print(f"Error: {error.format_message().rstrip('.')}. See {command} --help.", markup=False)
-        sys.exit(2)
-    except (KeyboardInterrupt, typer.Abort):
-        err.print("Interrupted. The same command goes on from here.")
-        sys.exit(INTERRUPTION.exit_code)
-    except InterruptionError as error:
-        err.print(f"Interrupted. {error}", markup=False)
-        sys.exit(INTERRUPTION.exit_code)
-    except AutosegError as error:
-        if debug:
-            raise
-        err.print(f"Error: {error}", markup=False)
-        sys.exit(1)
-    if is_launched():
-        end_process(code or 0)
-    sys.exit(code or 0)
-
-
-def _show_version(asked: bool) -> None:
-    if asked:
-        out.print(f"autoseg {autoseg.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    context: typer.Context,
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    if is_launched() and context.invoked_subcommand != "train":
-        raise TrainingError(
-            f"torchrun: only autoseg train shares out its work, got autoseg {context.invoked_subcommand}. Train the"
-            " folds that way; autoseg run takes them over."
-        )
-
-
-@app.command()
-def check(
-    source: opt.Source,
-    workspace: opt.WorkspaceFolder = opt.WORKSPACE,
-    group_by: opt.GroupBy = None,
-    workers: opt.Workers = None,
-    as_json: opt.Json = False,
-) -> int:
-    """Verify a dataset: all problems, with remedies."""
-    data = pipeline.DataOptions(group_by, None, opt.num_workers(workers))
-    dataset, report = pipeline.check(source, Workspace(workspace), data, TerminalProgress())
-    if as_json:
-        print_json(report)
-    else:
-        tables.show_check(dataset, report)
-    return 1 if report.errors else 0
-
-
-app.command()(planning.plan)
-app.command()(planning.rules)
-app.command("import-nnunet")(importing.import_nnunet_models)
-
-
-@app.command()
-def preprocess(
-    workspace: opt.WorkspaceFolder = opt.WORKSPACE,
-    configuration: opt.Configuration = None,
-    workers: opt.Workers = None,
-) -> None:
-    """Preprocess a planned dataset; train does it too."""
-    place = Workspace(workspace)
-    chosen = pipeline.choose_configuration(pipeline.load_plan(place), configuration)
-    _, folder = pipeline.preprocess(place, chosen, opt.num_workers(workers), TerminalProgress())
-    out.print(f"Wrote {folder}. Next: autoseg train --fold 0{opt.same_workspace(workspace)}")
-
-
-@app.command()
 def train(
     fold: Annotated[
         str,
@@ -208,14 +90,6 @@ def _next_prediction(name: FoldName) -> str:
     return "Next: autoseg predict SCAN OUT"
 
 
-app.command()(prediction.predict)
-
-
-app.command()(evaluation.evaluate)
-app.command()(selection.select)
-
-
-@app.command()
 def run(
     source: opt.Source,
     workspace: opt.WorkspaceFolder = opt.WORKSPACE,
@@ -258,12 +132,11 @@ def run(
     if as_json:
         print_json(result)
         return
-    tables.show_run(result)
-    tables.show_pictures(pictures)
+    run_tables.show_run(result)
+    run_tables.show_pictures(pictures)
     out.print(f"\nNext: autoseg predict SCAN OUT{opt.same_workspace(workspace)}")
 
 
-@app.command()
 def benchmark(
     name: Annotated[str, typer.Argument(help="Entry of datasets.json, for example hippocampus or phantom.")],
     source: Annotated[
@@ -306,5 +179,5 @@ def benchmark(
     if as_json:
         print_json(result)
         return
-    tables.show_benchmark(result)
-    tables.show_pictures(pictures)
+    run_tables.show_benchmark(result)
+    run_tables.show_pictures(pictures)
