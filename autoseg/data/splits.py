@@ -4,6 +4,8 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from autoseg.core.artefact import Artefact, Record
 from autoseg.core.errors import DatasetError
 
@@ -40,10 +42,9 @@ def make_splits(groups: Mapping[str, str], num_folds: int, seed: int) -> Splits:
         ValueError: If fewer than two folds are wanted.
 
     Source:
-        Isensee et al. 2021, Methods: five-fold cross-validation; sklearn.model_selection.KFold over sorted names.
+        Isensee et al. 2021, Methods: five-fold cross-validation; sklearn.model_selection.KFold over sorted names,
+        whose folds these are; importing it takes longer than a plan.
     """
-    from sklearn.model_selection import KFold  # takes longer to load than all of autoseg; only planning needs it
-
     if num_folds < 2:
         raise ValueError(f"num_folds must be 2 or more, got {num_folds}")
     cases_by_group: dict[str, list[str]] = defaultdict(list)
@@ -57,10 +58,11 @@ def make_splits(groups: Mapping[str, str], num_folds: int, seed: int) -> Splits:
         )
     if len(members) < num_folds:
         _logger.warning("%d groups of cases allow %d folds, not %d", len(members), len(members), num_folds)
-    folding = KFold(n_splits=min(num_folds, len(members)), shuffle=True, random_state=seed)
+    everyone = np.arange(len(members))
+    shuffled = np.random.RandomState(seed).permutation(everyone)  # noqa: NPY002 (of sklearn and nnU-Net)
     folds = (
-        Split(train=_cases(members, train), validation=_cases(members, validation))
-        for train, validation in folding.split(range(len(members)))
+        Split(train=_cases(members, np.setdiff1d(everyone, held_out)), validation=_cases(members, held_out))
+        for held_out in np.array_split(shuffled, min(num_folds, len(members)))
     )
     return Splits(folds=tuple(folds), seed=seed)
 
