@@ -48,6 +48,7 @@ COMMANDS = {
     "evaluate": Command("evaluation", "evaluate", "Score label maps against references."),
     "select": Command("selection", "select", "Choose from what is trained, by held-out cases."),
     "run": Command("running", "run", "Do all of it; the same command goes on."),
+    "status": Command("status", "status", "Show what is done, running, missing, failed and why."),
     "benchmark": Command("running", "benchmark", "Run a public dataset; compare with published Dice."),
     "import-nnunet": Command("importing", "import_nnunet_models", "Take over trained models of nnU-Net v2."),
 }

@@ -40,6 +40,11 @@ class FoldFolder:
         return self.root / "training.json"
 
     @property
+    def failure(self) -> Path:
+        """Why the last training here failed, if it did."""
+        return self.root / "failure.json"
+
+    @property
     def lock(self) -> Path:
         """Held while a training runs here."""
         return self.root / "training.lock"

@@ -13,6 +13,7 @@ from autoseg.network.device import choose_device
 from autoseg.pipeline.cascade import predict_earlier_stage, require_earlier_stage
 from autoseg.pipeline.fitting import fit_to_device
 from autoseg.pipeline.prepare import preprocess
+from autoseg.pipeline.status import noting_failure
 from autoseg.plan.schema import Plan
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.loop import FoldData, TrainingRequest, train_fold
@@ -66,9 +67,10 @@ def train(
     Raises:
         TrainingError: If there is no such fold, or a cascade's stage before is not trained; see also `train_fold`.
     """
-    planned, data = request.team.by_first(partial(_prepared, workspace, request, num_workers, progress))
     folder = workspace.fold(request.configuration, request.fold)
-    return train_fold(planned, data, folder, request, progress, hooks)
+    with noting_failure(folder):
+        planned, data = request.team.by_first(partial(_prepared, workspace, request, num_workers, progress))
+        return train_fold(planned, data, folder, request, progress, hooks)
 
 
 def _prepared(
