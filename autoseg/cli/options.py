@@ -3,11 +3,12 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from autoseg.core.workspace import ALL_DATA, DEFAULT_WORKSPACE, FoldName
+from autoseg.plan.overrides import Axis
 
 WORKSPACE = DEFAULT_WORKSPACE
 
@@ -93,6 +94,14 @@ def parse_numbers(text: str) -> tuple[float, ...]:
 def num_workers(asked: int | None) -> int:
     """Return the number of background processes: as many as cores, unless asked for otherwise."""
     return asked if asked is not None else min(os.cpu_count() or 1, MOST_WORKERS)
+
+
+def parse_axes(text: str) -> tuple[Axis, ...]:
+    """Return axes of the images from texts like y,x, or none for no axis."""
+    parts = [] if text == "none" else text.split(",")
+    if len(set(parts)) < len(parts) or any(part not in ("z", "y", "x") for part in parts):
+        raise typer.BadParameter(f"must be different axes out of z,y,x, or none, got {text!r}")
+    return tuple(axis for axis in get_args(Axis) if axis in parts)
 
 
 def same_workspace(workspace: Path) -> str:

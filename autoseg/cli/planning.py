@@ -56,6 +56,10 @@ def plan(
         str | None,
         typer.Option(metavar="Z,Y,X", help="Patch in voxels; Y,X sets that of 2d."),
     ] = None,
+    mirror_axes: Annotated[
+        str | None,
+        typer.Option(metavar="AXES", help="Axes to mirror along, of z,y,x; none for none. [default: by the rules]"),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Patches per step; the patch shrinks until they fit.")] = None,
     budget: Annotated[
         float | None,
@@ -98,7 +102,9 @@ def plan(
     if budget is not None:
         time = pipeline.AskedTime(seconds=budget, covers="a training", configuration=configuration)
         preset = pipeline.suited_preset(preset, time.device)
-    options = pipeline.PlanOptions(preset, rules, _overrides(spacing, patch_size, batch_size, gpu_memory), time)
+    sizes = _overrides(spacing, patch_size, batch_size, gpu_memory)
+    mirrored = None if mirror_axes is None else opt.parse_axes(mirror_axes)
+    options = pipeline.PlanOptions(preset, rules, sizes.model_copy(update={"mirror_axes": mirrored}), time)
     if fingerprint is not None or dataset is not None:
         planned, seen = _plan_without_images(fingerprint, dataset, options, place)
     elif source is not None:

@@ -257,6 +257,12 @@ def told_apart(sides: Sides) -> str:
 
 def mirror_decision(reasons: Reasons, configuration: ConfigurationPlan, sides: Sides) -> Decision:
     """Return why patches are mirrored along their axes, or not."""
+    if reasons.overrides.mirror_axes is not None:
+        chosen = reasons.override("mirror_axes", configuration.mirror_axes, "mirror_axes")
+        if not sides.pairs:
+            return chosen
+        known = f"The rule knows that classes {' and '.join(sides.pairs[0])} are told apart by side alone."
+        return chosen.model_copy(update={"reason": f"{chosen.reason} {known}"})
     text = told_apart(sides) if sides.pairs else "no two classes are told apart by side alone; all axes are mirrored."
     inputs = {"pairs of classes": sides.pairs, "left-right axis, transposed": sides.axis}
     decided = reasons.decision("mirror_axes", configuration.mirror_axes, text[0].upper() + text[1:], inputs, ())

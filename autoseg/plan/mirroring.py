@@ -1,7 +1,8 @@
-"""Along which axes a scan may be mirrored: all, unless classes are told apart by left and right alone."""
+"""Along which axes a scan may be mirrored: those that the user sets, else all but those that confuse left and right."""
 
 import re
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from autoseg.core.labels import Labels
@@ -65,3 +66,14 @@ def mirror_axes(num_axes: int, sides: Sides) -> tuple[int, ...]:
         return ()
     left_right = sides.axis - (3 - num_axes)
     return tuple(axis for axis in range(num_axes) if axis != left_right)
+
+
+def axes_in_patch(num_axes: int, axes: Collection[int], transpose: tuple[int, int, int]) -> tuple[int, ...]:
+    """Return where axes of the images lie in a patch; slices lack the first transposed one.
+
+    Args:
+        num_axes: Of the patch: 2 for slices across the first transposed axis, or 3.
+        axes: Of the images as read.
+        transpose: Axes as read in the order in which the network sees them.
+    """
+    return tuple(place for place, axis in enumerate(transpose[3 - num_axes :]) if axis in axes)

@@ -1,6 +1,6 @@
 """Values that a user sets; the rules decide the rest around them."""
 
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -13,8 +13,11 @@ OPTIONS = {
     "patch": "--patch-size",
     "batch_size": "--batch-size",
     "sizing.gpu_memory_gb": "--gpu-memory",
+    "mirror_axes": "--mirror-axes",
 }
 """Command line option by the rule that it overrides."""
+
+Axis: TypeAlias = Literal["z", "y", "x"]
 
 
 class Overrides(Record):
@@ -25,12 +28,14 @@ class Overrides(Record):
         patch_size: In voxels, in the plan's order of axes; two entries set that of `2d`, three those of the others.
         batch_size: Of every configuration; the patch shrinks until such a batch fits.
         gpu_memory_gb: Memory of the device; the preset's reference scales in proportion.
+        mirror_axes: Axes of the images as stored along which training and prediction mirror; empty for none.
     """
 
     spacing: tuple[float, float, float] | None = None
     patch_size: Annotated[tuple[int, ...], Field(min_length=2, max_length=3)] | None = None
     batch_size: int | None = None
     gpu_memory_gb: float | None = None
+    mirror_axes: tuple[Axis, ...] | None = None
 
     def patch_for(self, num_axes: int) -> tuple[int, ...] | None:
         """Return the patch that is set for networks of so many axes."""

@@ -13,7 +13,7 @@ from autoseg.core.labels import Labels
 from autoseg.fingerprint.schema import Fingerprint
 from autoseg.plan import decisions as why
 from autoseg.plan.budget import TimedChoice, with_choice
-from autoseg.plan.mirroring import Sides, find_sides, mirror_axes
+from autoseg.plan.mirroring import Sides, axes_in_patch, find_sides, mirror_axes
 from autoseg.plan.normalization import normalization, resampling
 from autoseg.plan.orientation import common_orientation, orientation_decision, turned_fingerprint
 from autoseg.plan.overrides import Overrides, apply_overrides
@@ -65,6 +65,7 @@ class _Subject:
 
     normalization: tuple[ChannelNormalization, ...]
     labels: Labels
+    transpose: tuple[int, int, int]
     sides: Sides
     reasons: why.Reasons
     timed: TimedChoice | None
@@ -118,8 +119,12 @@ def make_plan(
     fullres, transpose, decisions = _fullres_grid(fingerprint, reasons)
     decisions.append(why.normalization_decision(reasons, normalized, relative_size))
     sides = find_sides(dataset.labels, fingerprint, transpose)
-    configurations, more = _configurations(fullres, _Subject(normalized, dataset.labels, sides, reasons, timed))
-    if sides.pairs and timed is None:  # What is tried for a budget of time is not worth a word.
+    configurations, more = _configurations(
+        fullres, _Subject(normalized, dataset.labels, transpose, sides, reasons, timed)
+    )
+    if (
+        sides.pairs and chosen.mirror_axes is None and timed is None
+    ):  # What is tried for a budget of time is not worth a word.
         _logger.info("%s: %s", dataset.name, why.told_apart(sides))
     blueprint = rules.blueprint
     return Plan(
@@ -224,7 +229,7 @@ def _configuration(grid: _Grid, subject: _Subject, *, batch_dice: bool) -> _Plan
         patch_size=fitted.patch_size,
         batch_size=batch_size(fitted.elements, fitted.patch_size, grid.dataset_voxels, allowed, inferred.batch_size),
         batch_dice=batch_dice,
-        mirror_axes=mirror_axes(len(grid.spacing), subject.sides),
+        mirror_axes=_mirror_axes(len(grid.spacing), subject),
         normalization=subject.normalization,
         resampling=resampling(inferred.resampling),
         network=fitted.network,
@@ -239,6 +244,14 @@ def _configuration(grid: _Grid, subject: _Subject, *, batch_dice: bool) -> _Plan
             why.batch_decision(reasons, fitted, grid.dataset_voxels, allowed),
         ),
     )
+
+
+def _mirror_axes(num_axes: int, subject: _Subject) -> tuple[int, ...]:
+    """Return the axes of a patch along which it may be mirrored: those of the user, or else those of the rule."""
+    asked = subject.reasons.overrides.mirror_axes
+    if asked is None:
+        return mirror_axes(num_axes, subject.sides)
+    return axes_in_patch(num_axes, [why.AXES.index(axis) for axis in asked], subject.transpose)
 
 
 def _timed(planned: _Planned, name: ConfigurationName, timed: TimedChoice | None) -> _Planned:

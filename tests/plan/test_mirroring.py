@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import pytest
 
 from autoseg.core.labels import Labels, declare_labels
-from autoseg.plan.mirroring import Sides, find_sides, mirror_axes, side_pairs
+from autoseg.plan.mirroring import Sides, axes_in_patch, find_sides, mirror_axes, side_pairs
 from tests.plan.published_case import fingerprint_of
 
 KIDNEYS = (("left kidney", "right kidney"),)
@@ -70,3 +70,21 @@ def test_the_axis_is_followed_through_the_transposition(
     cases = [case.model_copy(update={"left_right_axis": own}) for case, own in zip(found.cases, stated, strict=True)]
     fingerprint = found.model_copy(update={"cases": tuple(cases)})
     assert find_sides(_labels("left eye", "right eye"), fingerprint, transpose).axis == axis
+
+
+@pytest.mark.parametrize(
+    ("num_axes", "axes", "transpose", "places"),
+    [
+        (3, (0, 1, 2), (0, 1, 2), (0, 1, 2)),
+        (3, (), (0, 1, 2), ()),
+        (3, (2,), (2, 0, 1), (0,)),
+        (3, (0, 1), (2, 0, 1), (1, 2)),
+        (2, (0, 1), (2, 0, 1), (0, 1)),
+        (2, (2,), (2, 0, 1), ()),
+        (2, (0, 2), (0, 1, 2), (1,)),
+    ],
+)
+def test_axes_of_the_images_are_found_in_the_patch(
+    num_axes: int, axes: tuple[int, ...], transpose: tuple[int, int, int], places: tuple[int, ...]
+) -> None:
+    assert axes_in_patch(num_axes, axes, transpose) == places

@@ -204,3 +204,22 @@ def test_the_digest_leaves_out_the_reasons() -> None:
     assert plan.decisions
     assert plan.model_copy(update={"decisions": ()}).digest() == plan.digest()
     assert plan.model_copy(update={"preset": "other"}).digest() != plan.digest()
+
+
+@pytest.mark.parametrize(
+    ("asked", "axes_3d", "axes_2d"),
+    [((), (), ()), (("x",), (2,), (1,)), (("z",), (0,), ()), (("z", "y", "x"), (0, 1, 2), (0, 1))],
+)
+def test_the_user_says_along_which_axes_is_mirrored(
+    asked: tuple[str, ...], axes_3d: tuple[int, ...], axes_2d: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    kidneys = describe("abdomen", ["MRI"], ["background", "left kidney", "right kidney"])
+    with caplog.at_level("INFO", logger="autoseg"):
+        plan = make_plan(LARGE, kidneys, RULEBOOK, None, Overrides.model_validate({"mirror_axes": asked}))
+    assert "mirrored" not in caplog.text
+    for name, configuration in plan.configurations.items():
+        assert configuration.mirror_axes == (axes_2d if name == "2d" else axes_3d)
+        (found,) = [made for made in plan.decisions if (made.configuration, made.name) == (name, "mirror_axes")]
+        assert found.value == list(configuration.mirror_axes)
+        assert found.reason.startswith("Set by the user with --mirror-axes.")
+        assert "left kidney and right kidney are told apart by side alone" in found.reason
