@@ -112,7 +112,8 @@ class PatchSource:
     def _draw_centre(self, rng: np.random.Generator, case: StoredCase, sample: int) -> tuple[int, ...]:
         """Draw the central voxel of a patch: on a class that occurs in the case, or anywhere the patch fits.
 
-        In a case that is annotated in part, anywhere is where it is annotated.
+        In a case that is annotated in part, anywhere is where it is annotated. Where classes form regions, nnU-Net
+        draws a region; here a class is drawn, so that each has the same chance, in however many regions it lies.
         """
         plan = self.plan
         counts = case.properties.num_voxels_per_class
@@ -132,7 +133,11 @@ class PatchSource:
         )
 
     def _box(self, case: StoredCase, centre: tuple[int, ...], shape: tuple[int, ...]) -> Box:
-        """Return the surroundings of a voxel, (z, y, x); the patch itself is kept inside the scan where it fits."""
+        """Return the surroundings of a voxel, (z, y, x); the patch itself is kept inside the scan where it fits.
+
+        nnU-Net lets a patch around a voxel of the foreground overhang the scan at its upper end. Here none overhangs,
+        as no tile of a prediction does; only what is read around a patch, to turn and scale it, may.
+        """
         extent = case.image.shape[1:]
         flat = (1,) * (3 - len(shape))
         patch, around = flat + self.plan.patch_size, flat + shape
