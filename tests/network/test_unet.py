@@ -186,15 +186,16 @@ def test_gradients_in_bfloat16_are_those_of_float32(depth: int, channels_last: b
     """Freed memory is full of NaN, so that a gradient that is computed from it shows."""
     torch.manual_seed(0)
     layer = ConvNorm(network_plan(), (32, 32), (3, 3, 3))
+    weight = layer.get_parameter("0.weight")
     x, weighting = torch.randn(2, 2, 32, depth, 5, 6)
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        layer[0].weight.data = layer[0].weight.data.contiguous(memory_format=torch.channels_last_3d)
-    (expected,) = torch.autograd.grad((layer(x) * weighting).sum(), [layer[0].weight])
+        weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
+    (expected,) = torch.autograd.grad((layer(x) * weighting).sum(), [weight])
     for _ in range(8):
         for size in (2**power for power in range(6, 19, 2)):
             [torch.full((size,), torch.nan) for _ in range(6)]
         with torch.autocast("cpu", torch.bfloat16):
             loss = (layer(x) * weighting).sum()
-        (gradient,) = torch.autograd.grad(loss, [layer[0].weight])
+        (gradient,) = torch.autograd.grad(loss, [weight])
         assert (gradient - expected).norm() < 0.05 * expected.norm()
