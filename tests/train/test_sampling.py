@@ -1,4 +1,6 @@
 import multiprocessing
+import subprocess
+import sys
 import time
 from itertools import islice
 from pathlib import Path
@@ -259,3 +261,29 @@ def test_sides_that_are_told_apart_are_not_mirrored(folder: Path) -> None:
     recipe = augmentation(0.0, mirror_probability=1.0)
     batch = _source(folder, ("corners",), augmentation=recipe, mirror_axes=(0, 1)).batch(0)
     assert all(draw.mirrored == (True, True, False) for draw in batch.draws)
+
+
+SPAWNED = """
+import multiprocessing, sys
+from itertools import islice
+from pathlib import Path
+import numpy as np
+from autoseg.train.sampling import PatchSource, SamplingPlan, load_batches
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    plan = SamplingPlan((6, 6, 6), 2, 0.33, None, 3, ("train", 0))
+    source = PatchSource(Path(sys.argv[1]), ("corners", "tiny"), plan)
+    loaded = load_batches(source, 7, 2)
+    for step, batch in enumerate(islice(loaded, 3)):
+        assert np.array_equal(batch.images, source.batch(7 + step).images)
+    loaded.close()
+"""
+
+
+@pytest.mark.slow
+def test_workers_can_be_spawned(folder: Path, tmp_path: Path) -> None:
+    """On macOS and Windows, workers are fresh processes that are sent what they need."""
+    script = tmp_path / "script.py"
+    script.write_text(SPAWNED)
+    subprocess.run([sys.executable, str(script), str(folder)], check=True, timeout=120)
