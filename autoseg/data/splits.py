@@ -59,7 +59,7 @@ def make_splits(groups: Mapping[str, str], num_folds: int, seed: int) -> Splits:
     if len(members) < num_folds:
         _logger.warning("%d groups of cases allow %d folds, not %d", len(members), len(members), num_folds)
     everyone = np.arange(len(members))
-    shuffled = np.random.RandomState(seed).permutation(everyone)  # noqa: NPY002 (of sklearn and nnU-Net)
+    shuffled = np.random.RandomState(seed).permutation(everyone)  # as sklearn and nnU-Net do
     folds = (
         Split(train=_cases(members, np.setdiff1d(everyone, held_out)), validation=_cases(members, held_out))
         for held_out in np.array_split(shuffled, min(num_folds, len(members)))
