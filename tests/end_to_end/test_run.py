@@ -145,7 +145,7 @@ def test_a_budget_is_kept_and_shared_by_the_folds(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_a_killed_training_goes_on_to_the_same_weights(finished: Finished, tmp_path: Path) -> None:
-    """Kill the process twice in the middle, then ask it twice to leave; the last run ends with the unbroken weights."""
+    """Kill the process at three random moments, ask it twice to leave: it ends with the weights of the unbroken run."""
     workspace, request, _ = finished
     again = tmp_path / "work"
     rules = write_tiny_rules(tmp_path / "rules")
@@ -154,7 +154,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(finished: Finished, tmp_p
     command += ["--folds", "0", "--epochs", "20", "--seed", "1", "--device", "cpu", "--workers", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     history = Workspace(again).fold("3d_fullres", 0).history
+    moments = np.random.default_rng(0)
     for wanted, number, code in (
+        (0, signal.SIGKILL, -9),
         (2, signal.SIGKILL, -9),
         (6, signal.SIGKILL, -9),
         (9, signal.SIGTERM, 143),
@@ -162,6 +164,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(finished: Finished, tmp_p
     ):
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
             _wait_for_epochs(history, wanted, child)
+            time.sleep(moments.uniform(0, 0.2) if wanted else moments.uniform(0, 3))
             child.send_signal(number)
             _, said = child.communicate(timeout=60)
         assert child.returncode == code
@@ -177,7 +180,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(finished: Finished, tmp_p
 def _wait_for_epochs(history: Path, wanted: int, child: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 120
     while len(_epochs(history)) < wanted:
-        assert child.poll() is None, "the training ended before it could be killed"
+        assert child.poll() is None, f"the training ended before it could be killed: {child.communicate()[1].decode()}"
         assert time.monotonic() < deadline, "the training did not get far enough to be killed"
         time.sleep(0.02)
 
