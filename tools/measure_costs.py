@@ -12,6 +12,7 @@ import datetime as dt
 import json
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -110,7 +111,7 @@ def main() -> None:
 
 
 def measure_training(shape: Shape) -> dict[str, float]:
-    """Return seconds per training step, loading and augmentation included, and the peak of memory above the start."""
+    """Return seconds per training step with its patches, the peak of memory, and the program's own share of it."""
     made, fingerprint = planned(shape)
     configuration = made.configurations[shape.configuration]
     with tempfile.TemporaryDirectory() as folder:
@@ -127,11 +128,11 @@ def measure_training(shape: Shape) -> dict[str, float]:
         )
         source = PatchSource(Path(folder), names, sampling)
         step_s = _seconds_each(lambda step: trainer.step(source.batch(step), made.training.learning_rate, step))
-    return {"seconds": step_s, "bytes": _peak_bytes() - before}
+    return {"seconds": step_s, "bytes": _peak_bytes(), "program": before}
 
 
 def measure_prediction(shape: Shape) -> dict[str, float]:
-    """Return seconds to segment a scan of median size, and the peak of memory above the start."""
+    """Return seconds to segment a scan of median size, the peak of memory, and the program's own share of it."""
     made, fingerprint = planned(shape)
     configuration = made.configurations[shape.configuration]
     prepared = _prepared(made, configuration, fingerprint)
@@ -143,7 +144,7 @@ def measure_prediction(shape: Shape) -> dict[str, float]:
     model = Model(made, configuration, (network,))
     began = time.perf_counter()
     segment(prepared, model, settings)
-    return {"seconds": time.perf_counter() - began, "bytes": _peak_bytes() - before}
+    return {"seconds": time.perf_counter() - began, "bytes": _peak_bytes(), "program": before}
 
 
 MEASURED: dict[str, Callable[[Shape], dict[str, float]]] = {
@@ -209,20 +210,19 @@ def _peak_bytes() -> int:
 
 
 def _seconds_each(work: Callable[[int], object]) -> float:
-    """Return the mean seconds of repeated work, the first time left out."""
+    """Return the median seconds of repeated work, the first time left out."""
     work(0)
-    began = time.perf_counter()
-    for step in range(1, 10**9):
-        work(step)
-        spent = time.perf_counter() - began
-        if step >= LEAST_STEPS and spent >= LEAST_S:
-            break
-    return spent / step
+    found: list[float] = []
+    while len(found) < LEAST_STEPS or sum(found) < LEAST_S:
+        began = time.perf_counter()
+        work(len(found) + 1)
+        found.append(time.perf_counter() - began)
+    return statistics.median(found)
 
 
 HEADER = """
-| plan | what | memory predicted | measured | ratio | seconds predicted | measured | ratio |
-|---|---|---|---|---|---|---|---|"""
+| plan | what | program alone | memory predicted | measured | ratio | seconds predicted | measured | ratio |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 def _rows(shape: Shape) -> list[str]:
@@ -236,11 +236,11 @@ def _rows(shape: Shape) -> list[str]:
         if seconds > LONGEST_S:
             continue
         measured = measured_apart(shape, what)
-        predicted_bytes = memory.total - memory.program
         cells = [
             f"{shape.name}: {shape.task}, {shape.preset}, {shape.configuration}" if not rows else "",
             what,
-            *_compared(predicted_bytes / 1e6, measured["bytes"] / 1e6, "{:.0f} MB"),
+            f"{measured['program'] / 1e6:.0f} MB",
+            *_compared(memory.total / 1e6, measured["bytes"] / 1e6, "{:.0f} MB"),
             *_compared(seconds, measured["seconds"], "{:.3g}"),
         ]
         rows.append(f"| {' | '.join(cells)} |")
@@ -290,8 +290,9 @@ HEAD = """# Costs: predicted and measured
 Written by `python -m tools.measure_costs` (`make costs`) on {date}: {machine}; {versions}.
 
 Plans are made from published fingerprints, scans of their median size are made up. Memory is the peak of the resident
-set above that of the program with its libraries; a training step loads and augments its patches, a scan is segmented by
-one network with mirroring. Targets: memory within 10 %, for plans of 500 MB and more; time within a factor of 1.3."""
+set of the whole program; what it takes with its libraries before it computes is told beside. A training step loads and
+augments its patches, a scan is segmented by one network with mirroring. Targets: memory within 10 %, time within a
+factor of 1.3."""
 
 
 if __name__ == "__main__":

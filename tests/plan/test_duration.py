@@ -2,12 +2,14 @@
 
 import pytest
 
+from autoseg.plan import accumulation
 from autoseg.plan.cost import multiply_adds
 from autoseg.plan.duration import (
     PROBED_MULTIPLY_ADDS,
     DeviceSpeed,
     Layer,
     LayerSpeed,
+    largest_map,
     layers_to_probe,
     prediction_s,
     training_step_s,
@@ -73,3 +75,12 @@ def test_probed_layers_are_those_of_the_stages_but_quick() -> None:
     assert layers_to_probe(small, is_cpu=False)[0] == Layer(
         channels=4, kernel=(3, 3, 3), shape=(small.batch_size, 16, 16, 16)
     )
+
+
+def test_a_cpu_is_probed_on_the_samples_that_pass_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    configuration = cube_configuration((16, 16, 16)).model_copy(update={"batch_size": 4})
+    elements = configuration.network.features[0] * 16**3
+    monkeypatch.setattr(accumulation, "CACHED_ELEMENTS", 2 * elements)
+    for is_cpu, expected in ((True, 2), (False, 4)):
+        assert layers_to_probe(configuration, is_cpu=is_cpu)[0].shape == (expected, 16, 16, 16)
+        assert largest_map([configuration], is_cpu=is_cpu) == expected * elements
