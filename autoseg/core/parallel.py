@@ -63,6 +63,19 @@ def parallel_map(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def begin_workers(module: str, num_workers: int) -> None:
+    """Begin to start the processes of a later `parallel_map`, which takes a while, beside what is done until then.
+
+    Args:
+        module: Of the function that will be mapped.
+        num_workers: Of the later map; nothing is done for one or fewer.
+    """
+    if num_workers > 1 and _context(module).get_start_method() == "forkserver":
+        from multiprocessing import forkserver  # Windows lacks it
+
+        forkserver.ensure_running()
+
+
 def is_launched() -> bool:
     """Return whether `torchrun` has started this process; torch, which says it too, takes seconds to import.
 

@@ -89,14 +89,14 @@ def _inspect_labelled(item: CaseToCheck, label_file: str) -> InspectedCase:
     label_header = _read_header(label_path, problems)
     problems += _check_channels(case, headers, item.channels)
     problems += _check_grids(case, headers, label_header)
-    label = _read_label(label_path, problems) if label_header else None
+    label = _read_label(label_path, label_header, problems) if label_header else None
     values = label_values(label.array) if label else ()
     problems += _check_values(label_path, values, item.labels)
     has_foreground = any(value in item.labels.values[1:] for value in values)
     constant: list[bool] = []
     parts: list[Image] = []
     for path, header in zip(case.images, headers, strict=True):
-        part = _read_voxels(Path(path), problems) if header else None
+        part = _read_voxels(Path(path), header, problems) if header else None
         if part is not None:
             parts.append(part)
             constant += [bool(channel.min() == channel.max()) for channel in part.array]
@@ -135,17 +135,17 @@ def _read_header(path: Path, problems: list[Problem]) -> Header | None:
     return header
 
 
-def _read_label(path: Path, problems: list[Problem]) -> LabelImage | None:
+def _read_label(path: Path, header: Header, problems: list[Problem]) -> LabelImage | None:
     try:
-        return read_label(path)
+        return read_label(path, header)
     except UnusableFileError as error:
         problems.append(error.problem)
         return None
 
 
-def _read_voxels(path: Path, problems: list[Problem]) -> Image | None:
+def _read_voxels(path: Path, header: Header, problems: list[Problem]) -> Image | None:
     try:
-        return read_image([path])
+        return read_image([path], [header])
     except UnusableFileError as error:
         problems.append(error.problem)
         return None

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -94,11 +95,12 @@ def read_header(path: Path) -> Header:
     return _header(path, _open(path))
 
 
-def read_image(paths: Sequence[Path]) -> Image:
+def read_image(paths: Sequence[Path], headers: Sequence[Header] = ()) -> Image:
     """Read a scan from one file or from one file per channel (or group of channels), in order.
 
     Args:
         paths: Files on the same grid. Vector pixels and the fourth axis of a file are channels.
+        headers: Of the files, if they were read before.
 
     Raises:
         UnusableFileError: If a file cannot be read, its voxels are not finite, or its grid is not that of the first.
@@ -107,8 +109,8 @@ def read_image(paths: Sequence[Path]) -> Image:
     if not paths:
         raise ValueError("paths must hold at least one file, got none")
     parts: list[Image] = []
-    for path in paths:
-        header, channels = _read_channels(path)
+    for path, known in zip_longest(paths, headers):
+        header, channels = _read_channels(path, known)
         parts.append(Image(_finite(path, channels), header.geometry))
         require_one_grid(path, parts[-1], paths[0], parts[0])
     return joined_channels(parts)
@@ -149,10 +151,14 @@ def read_slice(path: Path) -> NDArray[np.float32]:
     return _finite(path, channels.reshape(len(channels), *channels.shape[-2:]))
 
 
-def read_label(path: Path) -> LabelImage:
+def read_label(path: Path, known: Header | None = None) -> LabelImage:
     """Read a label map; whole numbers stored as floats are taken as integers.
 
     A picture in which all colours are equal is a label map stored as RGB and is read as one.
+
+    Args:
+        path: File.
+        known: Its header, if that was read before.
 
     Raises:
         UnusableFileError: If the file cannot be read, is stored with loss, has several channels or fractional values.
@@ -161,7 +167,7 @@ def read_label(path: Path) -> LabelImage:
         raise unusable(
             path, "lossless", "a label map must be stored without loss, got JPEG", "Export the labels as PNG"
         )
-    header, channels = _read_channels(path)
+    header, channels = _read_channels(path, known)
     if header.num_channels > 1:
         is_grey = image_suffix(path) in PICTURE_SUFFIXES and all(np.array_equal(channels[0], c) for c in channels[1:])
         if not is_grey:
@@ -340,14 +346,18 @@ def _spacing(path: Path, stated: Sequence[float], shape: Shape) -> tuple[float, 
     return (z if is_sound[0] else 1.0, y if is_sound[1] else 1.0, x if is_sound[2] else 1.0)
 
 
-def _read_channels(path: Path) -> tuple[Header, NDArray[np.generic]]:
-    """Return a file's header and its voxels, (C, Z, Y, X), in the type of the file."""
-    reader = _open(path)
-    header = _header(path, reader)
+def _read_channels(path: Path, known: Header | None = None) -> tuple[Header, NDArray[np.generic]]:
+    """Return a file's header, unless it is known, and its voxels, (C, Z, Y, X), in the type of the file."""
+    reader = None
+    if known is None:
+        reader = _open(path)
+        known = _header(path, reader)
+    header = known
     if image_suffix(path) in NIFTI_SUFFIXES:
         voxels = read_sound_voxels(path)
         if voxels is not None:
             return header, voxels.reshape(-1, *header.shape)
+    reader = reader or _open(path)
     with _sitk_errors_named(path):
         image = reader.Execute()
     array = sitk.GetArrayFromImage(image)

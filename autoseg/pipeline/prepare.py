@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 from autoseg.core.artefact import Artefact, Record, digest_of
 from autoseg.core.errors import ArtefactError, DatasetError, PlanError
+from autoseg.core.parallel import begin_workers
 from autoseg.core.progress import Progress
 from autoseg.core.workspace import Workspace
 from autoseg.data.check import CheckReport, check_dataset
@@ -125,6 +126,8 @@ def _open(source: Path, workspace: Workspace, options: DataOptions) -> Dataset:
     Raises:
         DatasetError: If there is no dataset at `source`, or the workspace belongs to another one.
     """
+    if not workspace.check.exists():
+        begin_workers(check_and_measure.__module__, options.num_workers)
     dataset = open_dataset(source, workspace.unpacked, options.group_by)
     if workspace.dataset.exists() and (other := Dataset.load(workspace.dataset)).name != dataset.name:
         raise DatasetError(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from autoseg.core.errors import DatasetError
-from autoseg.core.parallel import parallel_map
+from autoseg.core.parallel import begin_workers, parallel_map
 
 
 def _square(number: int) -> int:
@@ -65,3 +65,9 @@ def test_few_items_are_under_way_at_a_time() -> None:
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(DatasetError):
         next(results)
+
+
+def test_workers_that_were_begun_before_do_the_same() -> None:
+    begin_workers(__name__, 2)
+    begin_workers(__name__, 1)
+    assert list(parallel_map(abs, [-1, 2, -3], 2, str, DatasetError)) == [1, 2, 3]
