@@ -43,7 +43,7 @@ def parse_folds(text: str) -> tuple[int, ...] | None:
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise typer.BadParameter(f"must be fold numbers such as 0 or 0,2 or 0-4, or all, got {text!r}")
+            raise typer.BadParameter(f"--folds: must be fold numbers such as 0 or 0,2 or 0-4, or all, got {text!r}")
         folds.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
     return tuple(dict.fromkeys(folds))
 
@@ -63,7 +63,7 @@ def parse_fold(text: str) -> FoldName:
     if text in (ALL_DATA, "all"):
         return ALL_DATA
     if not text.isdecimal():
-        raise typer.BadParameter(f"must be the number of a fold, or {ALL_DATA}, got {text!r}")
+        raise typer.BadParameter(f"--fold: must be the number of a fold, or {ALL_DATA}, got {text!r}")
     return int(text)
 
 
@@ -128,7 +128,12 @@ Rules = Annotated[
     Path | None, typer.Option("--rules", help="Folder with rule files whose entries replace those of rules/.")
 ]
 Configuration = Annotated[
-    str | None, typer.Option("--configuration", "-c", help="2d or 3d_fullres. [default: 3d_fullres where it exists]")
+    str | None,
+    typer.Option(
+        "--configuration",
+        "-c",
+        help="2d, 3d_fullres, 3d_lowres or 3d_cascade_fullres. [default: 3d_fullres where it exists]",
+    ),
 ]
 Configurations = Annotated[
     str | None,

@@ -34,57 +34,70 @@ def with_explained_value(arguments: Sequence[str]) -> list[str]:
     return completed
 
 
+Data = Annotated[
+    Path | None,
+    typer.Argument(metavar="[DATA]", help="Folder or archive of a dataset; without it, the plan of the workspace."),
+]
+GpuMemory = Annotated[
+    float | None,
+    typer.Option(
+        parser=opt.parse_memory_gb, metavar="SIZE", help="Memory of the GPU to plan for: 11GB; auto reads it."
+    ),
+]
+Spacing = Annotated[
+    str | None,
+    typer.Option(metavar="Z,Y,X", help="Spacing in mm; the rest follows."),
+]
+PatchSize = Annotated[
+    str | None,
+    typer.Option(metavar="Z,Y,X", help="Patch in voxels; Y,X sets that of 2d."),
+]
+MirrorAxes = Annotated[
+    str | None,
+    typer.Option(metavar="AXES", help="Axes to mirror along, of z,y,x; none for none. [default: by the rules]"),
+]
+BatchSize = Annotated[int | None, typer.Option(help="Patches per step; the patch shrinks until they fit.")]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        parser=opt.parse_duration,
+        metavar="TIME",
+        help="Time of one training on this machine to make the most of: 30m, 8h.",
+    ),
+]
+Configuration = Annotated[
+    str | None, typer.Option("--configuration", "-c", help="That the budget is for. [default: as in train]")
+]
+FingerprintFile = Annotated[
+    Path | None,
+    typer.Option(help="Plan from this fingerprint, ours or nnU-Net's, without any image; needs --dataset."),
+]
+DatasetFile = Annotated[Path | None, typer.Option(help="The dataset.json that belongs to --fingerprint.")]
+ExplainName = Annotated[
+    str | None,
+    typer.Option("--explain", metavar="[NAME]", help="Say why each value is what it is, or all about one."),
+]
+Compare = Annotated[Path | None, typer.Option(help="Say what differs from another plan.json, and why.")]
+ExportNnunet = Annotated[Path | None, typer.Option(help="Also write the plan as nnU-Net's nnUNetPlans.json.")]
+
+
 def plan(
-    source: Annotated[
-        Path | None,
-        typer.Argument(metavar="[DATA]", help="Folder or archive of a dataset; without it, the plan of the workspace."),
-    ] = None,
+    source: Data = None,
     workspace: opt.WorkspaceFolder = opt.WORKSPACE,
     preset: opt.Preset = None,
     rules: opt.Rules = None,
-    gpu_memory: Annotated[
-        float | None,
-        typer.Option(
-            parser=opt.parse_memory_gb, metavar="SIZE", help="Memory of the GPU to plan for: 11GB; auto reads it."
-        ),
-    ] = None,
-    spacing: Annotated[
-        str | None,
-        typer.Option(metavar="Z,Y,X", help="Spacing in mm; the rest follows."),
-    ] = None,
-    patch_size: Annotated[
-        str | None,
-        typer.Option(metavar="Z,Y,X", help="Patch in voxels; Y,X sets that of 2d."),
-    ] = None,
-    mirror_axes: Annotated[
-        str | None,
-        typer.Option(metavar="AXES", help="Axes to mirror along, of z,y,x; none for none. [default: by the rules]"),
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Patches per step; the patch shrinks until they fit.")] = None,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            parser=opt.parse_duration,
-            metavar="TIME",
-            help="Time of one training on this machine to make the most of: 30m, 8h.",
-        ),
-    ] = None,
-    configuration: Annotated[
-        str | None, typer.Option("--configuration", "-c", help="That the budget is for. [default: as in train]")
-    ] = None,
-    fingerprint: Annotated[
-        Path | None,
-        typer.Option(help="Plan from this fingerprint, ours or nnU-Net's, without any image; needs --dataset."),
-    ] = None,
-    dataset: Annotated[Path | None, typer.Option(help="The dataset.json that belongs to --fingerprint.")] = None,
-    explain_name: Annotated[
-        str | None,
-        typer.Option("--explain", metavar="[NAME]", help="Say why each value is what it is, or all about one."),
-    ] = None,
-    compare: Annotated[Path | None, typer.Option(help="Say what differs from another plan.json, and why.")] = None,
-    export_nnunet: Annotated[
-        Path | None, typer.Option(help="Also write the plan as nnU-Net's nnUNetPlans.json.")
-    ] = None,
+    gpu_memory: GpuMemory = None,
+    spacing: Spacing = None,
+    patch_size: PatchSize = None,
+    mirror_axes: MirrorAxes = None,
+    batch_size: BatchSize = None,
+    budget: Budget = None,
+    configuration: Configuration = None,
+    fingerprint: FingerprintFile = None,
+    dataset: DatasetFile = None,
+    explain_name: ExplainName = None,
+    compare: Compare = None,
+    export_nnunet: ExportNnunet = None,
     group_by: opt.GroupBy = None,
     num_folds: opt.NumFolds = None,
     workers: opt.Workers = None,

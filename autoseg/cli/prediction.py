@@ -18,45 +18,56 @@ from autoseg.pipeline.prediction import load_selection
 UNCERTAINTIES: tuple[Uncertainty, ...] = get_args(Uncertainty)
 
 
+In = Annotated[
+    Path,
+    typer.Argument(
+        metavar="IN", help="A scan, a folder of scans, a .csv of cases, or a DICOM series as folder or zip."
+    ),
+]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="A file for one scan, a folder for several.")]
+Folds = Annotated[
+    str, typer.Option("--folds", help="Folds to average: all, 0, 0,2 or 0-4; or all-data, trained on every case.")
+]
+Mirror = Annotated[bool, typer.Option("--mirror/--no-mirror", help="Average over mirrored scans.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Fewer tiles, no mirroring: a rougher result, sooner.")]
+Accurate = Annotated[bool, typer.Option("--accurate", help="More tiles, full precision: takes many times as long.")]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Search the folders below IN too.")]
+FormatName = Annotated[
+    str | None,
+    typer.Option(
+        "--format", help=f"Of the label maps: {', '.join(SUFFIXES)}. [default: that of the scan, as far as it can]"
+    ),
+]
+SaveProbabilities = Annotated[
+    bool, typer.Option("--save-probabilities", help="Also write the probability of every class, half precision.")
+]
+UncertaintyNames = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Also write images of uncertainty: entropy, disagreement (of folds; takes as long again), or both,"
+        " separated by a comma.",
+    ),
+]
+SkipExisting = Annotated[
+    bool, typer.Option("--skip-existing", help="Keep label maps that are there: continue a broken-off batch.")
+]
+
+
 def predict(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="IN", help="A scan, a folder of scans, a .csv of cases, or a DICOM series as folder or zip."
-        ),
-    ],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="A file for one scan, a folder for several.")],
+    source: In,
+    target: Out,
     workspace: opt.WorkspaceFolder = opt.WORKSPACE,
     configuration: opt.Configuration = None,
-    folds: Annotated[
-        str, typer.Option("--folds", help="Folds to average: all, 0, 0,2 or 0-4; or all-data, trained on every case.")
-    ] = "all",
-    mirror: Annotated[bool, typer.Option("--mirror/--no-mirror", help="Average over mirrored scans.")] = True,
-    fast: Annotated[bool, typer.Option("--fast", help="Fewer tiles, no mirroring: a rougher result, sooner.")] = False,
-    accurate: Annotated[
-        bool, typer.Option("--accurate", help="More tiles, full precision: takes many times as long.")
-    ] = False,
-    recursive: Annotated[bool, typer.Option("--recursive", help="Search the folders below IN too.")] = False,
-    output_format: Annotated[
-        str | None,
-        typer.Option(
-            "--format", help=f"Of the label maps: {', '.join(SUFFIXES)}. [default: that of the scan, as far as it can]"
-        ),
-    ] = None,
-    save_probabilities: Annotated[
-        bool, typer.Option("--save-probabilities", help="Also write the probability of every class, half precision.")
-    ] = False,
-    uncertainty: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES",
-            help="Also write images of uncertainty: entropy, disagreement (of folds; takes as long again), or both,"
-            " separated by a comma.",
-        ),
-    ] = None,
-    skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Keep label maps that are there: continue a broken-off batch.")
-    ] = False,
+    folds: Folds = "all",
+    mirror: Mirror = True,
+    fast: Fast = False,
+    accurate: Accurate = False,
+    recursive: Recursive = False,
+    output_format: FormatName = None,
+    save_probabilities: SaveProbabilities = False,
+    uncertainty: UncertaintyNames = None,
+    skip_existing: SkipExisting = False,
     device: opt.Device = "auto",
     as_json: opt.Json = False,
 ) -> int:

@@ -20,6 +20,11 @@ class Stopwatch:
     """Adds up the seconds of stages, by name; stages may not overlap."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def elapsed_s(self) -> float:
+        """Return the seconds since it was made."""
+        return time.monotonic() - self.started
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:

@@ -2,10 +2,8 @@
 
 import logging
 import textwrap
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +11,7 @@ from pydantic import Field
 
 from autoseg.core.artefact import Artefact
 from autoseg.core.progress import Progress
+from autoseg.core.stopwatch import Stopwatch
 from autoseg.core.workspace import Workspace
 from autoseg.evaluate.scores import Evaluation
 from autoseg.network.device import choose_device
@@ -105,21 +104,6 @@ class RunResult(Artefact):
         return " + ".join(self.reached)
 
 
-@dataclass
-class _Stopwatch:
-    seconds: dict[str, float] = field(default_factory=dict)
-    started: float = field(default_factory=time.monotonic)
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        began = time.monotonic()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - began
-
-    def elapsed_s(self) -> float:
-        return time.monotonic() - self.started
-
-
 def run(workspace: Workspace, request: RunRequest, progress: Progress, hooks: Hooks = NO_HOOKS) -> RunResult:
     """Check, plan, preprocess, train, predict and score held-out cases, select; what is done is not done again.
 
@@ -134,7 +118,7 @@ def run(workspace: Workspace, request: RunRequest, progress: Progress, hooks: Ho
     Raises:
         AutosegError: Of the stage that fails.
     """
-    watch = _Stopwatch()
+    watch = Stopwatch()
     with watch.measure("check and plan"):
         planned = plan(request.source, workspace, request.data, _planning(request), progress)
     contents = contents_of(workspace, planned, request.configurations, request.folds)
@@ -157,7 +141,7 @@ def _allocated(
     request: RunRequest,
     wanted: tuple[Contents, TrainingLength],
     progress: Progress,
-    watch: _Stopwatch,
+    watch: Stopwatch,
 ) -> tuple[Contents, Allocation]:
     """Preprocess, and return what is trained and what it takes; for a budget, the plan is made anew on the way."""
     contents, length = wanted
@@ -184,7 +168,7 @@ def _preprocess(
     configurations: Sequence[ConfigurationName],
     num_workers: int,
     progress: Progress,
-    watch: _Stopwatch,
+    watch: Stopwatch,
 ) -> None:
     with watch.measure("preprocess"):
         for name in configurations:
@@ -207,7 +191,7 @@ def _outcome(
     contents: Contents,
     allocation: Allocation,
     progress: Progress,
-    watch: _Stopwatch,
+    watch: Stopwatch,
 ) -> RunResult:
     """Predict and score the held-out cases; where all folds are trained, select."""
     num_workers, selection, others = request.data.num_workers, None, {}
