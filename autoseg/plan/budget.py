@@ -232,8 +232,20 @@ def too_short(least_s: float, num_trainings: int, step_s: float, num_steps: int,
 
 
 def with_choice(rules: Rules, choice: TimedChoice) -> Rules:
-    """Return the rules with the width and the length of training that were chosen."""
-    blueprint = rules.blueprint
+    """Return the rules with the width and the length of training that were chosen.
+
+    Patches stay as large as for the preset's own width: maps grow with the width, and what they may hold with them.
+
+    Source:
+        docs/budgets.md: a smaller patch cost a wide network more than its width brought.
+    """
+    blueprint, sizing = rules.blueprint, rules.inferred.sizing
+    widened = choice.base_features / blueprint.network.base_features
+    elements = {
+        "reference_elements_2d": sizing.reference_elements_2d * widened,
+        "reference_elements_3d": sizing.reference_elements_3d * widened,
+    }
+    inferred = rules.inferred.model_copy(update={"sizing": sizing.model_copy(update=elements)})
     network = blueprint.network.model_copy(update={"base_features": choice.base_features})
     length = {
         "steps_per_epoch": choice.steps_per_epoch,
@@ -242,4 +254,4 @@ def with_choice(rules: Rules, choice: TimedChoice) -> Rules:
     }
     training = blueprint.training.model_copy(update=length)
     changed = blueprint.model_copy(update={"network": network, "training": training})
-    return rules.model_copy(update={"blueprint": changed})
+    return rules.model_copy(update={"blueprint": changed, "inferred": inferred})

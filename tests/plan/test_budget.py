@@ -181,6 +181,19 @@ def test_the_batch_of_a_budget_is_never_larger_than_memory_allows() -> None:
     assert "memory" in explain_value(plan, "batch_size")
 
 
+@pytest.mark.parametrize("width", [8, 16, 32])
+def test_patches_are_as_large_as_at_the_width_of_the_preset(width: int) -> None:
+    large = fingerprint_of([(1, 1, 1)] * 100, [(200, 200, 200)] * 100)
+    usual = make_plan(large, DATASET, RULEBOOK, "cpu")
+    choice = _choice(Reasons(RULEBOOK, RULEBOOK.for_preset("cpu"), Overrides()), 600)
+    plan = make_plan(
+        large, DATASET, RULEBOOK, "cpu", timed=choice.model_copy(update={"base_features": width, "batch_size": 2})
+    )
+    for name, configuration in plan.configurations.items():
+        assert configuration.network.features[0] == width
+        assert configuration.patch_size == usual.configurations[name].patch_size
+
+
 def test_the_rules_of_the_package_are_in_order() -> None:
     rules = RULEBOOK.inferred.budget
     assert list(rules.widths) == sorted(rules.widths)
