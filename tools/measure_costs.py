@@ -115,7 +115,7 @@ def measure_training(shape: Shape) -> dict[str, float]:
     made, fingerprint = planned(shape)
     configuration = made.configurations[shape.configuration]
     with tempfile.TemporaryDirectory() as folder:
-        names = _store_cases(Path(folder), made, configuration, fingerprint)
+        names = store_cases(Path(folder), made, configuration, fingerprint)
         before = _warmed_up()
         trainer = Trainer(made.training, configuration, "cpu", seed=0)
         sampling = SamplingPlan(
@@ -135,7 +135,7 @@ def measure_prediction(shape: Shape) -> dict[str, float]:
     """Return seconds to segment a scan of median size, the peak of memory, and the program's own share of it."""
     made, fingerprint = planned(shape)
     configuration = made.configurations[shape.configuration]
-    prepared = _prepared(made, configuration, fingerprint)
+    prepared = made_up_scan(made, configuration, fingerprint)
     before = _warmed_up()
     settings = default_settings(torch.device("cpu"), configuration)
     network = place(UNet(configuration.network), settings.device).eval()
@@ -153,13 +153,13 @@ MEASURED: dict[str, Callable[[Shape], dict[str, float]]] = {
 }
 
 
-def _store_cases(
+def store_cases(
     folder: Path, made: Plan, configuration: ConfigurationPlan, fingerprint: Fingerprint
 ) -> tuple[str, ...]:
     """Store made-up cases as preprocessing would; return their names."""
     names = tuple(f"case_{number}" for number in range(NUM_CASES))
     for name in names:
-        prepared = _prepared(made, configuration, fingerprint)
+        prepared = made_up_scan(made, configuration, fingerprint)
         num_classes = made.labels.num_classes
         depth = prepared.array.shape[1]
         label = np.zeros(prepared.array.shape[1:], dtype=np.int16)
@@ -171,7 +171,7 @@ def _store_cases(
     return names
 
 
-def _prepared(made: Plan, configuration: ConfigurationPlan, fingerprint: Fingerprint) -> Prepared:
+def made_up_scan(made: Plan, configuration: ConfigurationPlan, fingerprint: Fingerprint) -> Prepared:
     """Return a made-up scan of median size, as preprocessing leaves it."""
     depth, height, width = scan_shape(made, configuration, fingerprint)
     shape = (depth, height, width)
