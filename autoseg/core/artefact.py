@@ -12,6 +12,7 @@ from typing import ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autoseg.core.errors import ArtefactError
+from autoseg.core.temporary import temporary_prefix
 
 
 class Record(BaseModel):
@@ -53,29 +54,44 @@ class Artefact(Record):
         Raises:
             ArtefactError: If the file is missing, not JSON, of another schema version, or breaks the schema.
         """
-        name = cls.__name__
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            content = path.read_bytes()
         except FileNotFoundError:
             raise ArtefactError(
-                f"{path}: a {name} must be there, found no file. Run the stage that writes it."
+                f"{path}: a {cls.__name__} must be there, found no file. Run the stage that writes it."
             ) from None
-        except (OSError, ValueError) as error:
-            raise ArtefactError(
-                f"{path}: must be readable JSON, got: {error}. Delete it and rerun its stage."
-            ) from None
+        except OSError as error:
+            raise ArtefactError(f"{path}: must be readable, got: {error}. Delete it and rerun its stage.") from None
+        return cls.parse(content, str(path), "Delete it and rerun its stage.")
+
+    @classmethod
+    def parse(cls, content: bytes, where: str, remedy: str) -> Self:
+        """Return the artefact that the bytes of a file stand for.
+
+        Args:
+            content: JSON, UTF-8.
+            where: Name of the file for errors.
+            remedy: What to do about a file that cannot be used, a sentence.
+
+        Raises:
+            ArtefactError: If it is not JSON, of another schema version, or breaks the schema.
+        """
+        try:
+            document = json.loads(content.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ArtefactError(f"{where}: must be readable JSON, got: {error}. {remedy}") from None
         version = document.get("schema_version") if isinstance(document, dict) else None
         if version != cls.current_version:
-            raise ArtefactError(
-                f"{path}: schema version must be {cls.current_version}, got {version}. Rerun the stage that wrote it."
-            )
+            is_newer = isinstance(version, int) and version > cls.current_version
+            got, do = (f"{version}, which a newer autoseg wrote", "Update autoseg.") if is_newer else (version, remedy)
+            raise ArtefactError(f"{where}: schema version must be {cls.current_version}, got {got}. {do}")
         try:
             return cls.model_validate(document)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the document"
+            place = ".".join(str(part) for part in first["loc"]) or "the document"
             raise ArtefactError(
-                f"{path}: {where} must fit the {name} schema, got: {first['msg']}. Delete it and rerun its stage."
+                f"{where}: {place} must fit the {cls.__name__} schema, got: {first['msg']}. {remedy}"
             ) from None
 
 
@@ -100,7 +116,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     suffixes = "".join(path.suffixes[-2:])
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=suffixes)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=temporary_prefix(), suffix=suffixes)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from autoseg.core.geometry import Shape
+from autoseg.core.temporary import temporary_prefix
 
 PART_BYTES = 2**23
 """Of logits that are handed over or converted at once, where a row or a class is not more."""
@@ -205,7 +206,7 @@ class Front:
 
     def _file(self, key: tuple[int, int]) -> Path:
         if self.folder is None:
-            self.folder = tempfile.TemporaryDirectory(prefix=".autoseg-merging-", dir=self.shelter.folder)
+            self.folder = tempfile.TemporaryDirectory(prefix=temporary_prefix(), dir=self.shelter.folder)
         return Path(self.folder.name) / f"{key[0]}-{key[1]}"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from autoseg.core.artefact import digest_of, digest_of_file
 from autoseg.core.errors import PredictionError
 from autoseg.core.progress import Progress
+from autoseg.core.temporary import remove_abandoned
 from autoseg.core.workspace import ALL_DATA, FoldFolder, FoldName, Workspace
 from autoseg.fingerprint import Fingerprint
 from autoseg.infer.batch import predict_files
@@ -41,6 +42,7 @@ class ModelChoice:
         earlier_folds: Whose networks are averaged in the stage before, if the configuration is that of a cascade; None
             for all.
         pace: `fast` and `accurate` tile and mirror by their rules instead of the plan's.
+        scratch: Folder for what does not fit into memory; None for the system's folder of temporary files.
     """
 
     configuration: ConfigurationName
@@ -49,6 +51,7 @@ class ModelChoice:
     mirror: bool
     earlier_folds: tuple[int, ...] | None = None
     pace: Pace = "standard"
+    scratch: Path | None = None
 
 
 def load_model(workspace: Workspace, choice: ModelChoice) -> Predictor:
@@ -75,7 +78,7 @@ def load_model(workspace: Workspace, choice: ModelChoice) -> Predictor:
         )
     device = choose_device(choice.device)
     settings = default_settings(device, planned.configurations[choice.configuration], choice.pace)
-    settings = replace(settings, mirror=settings.mirror and choice.mirror)
+    settings = replace(settings, mirror=settings.mirror and choice.mirror, scratch=choice.scratch)
     for fold in wanted:
         _require_own(trained[fold], planned, choice.configuration, fold)
     weights = [trained[fold].weights for fold in wanted]
@@ -184,6 +187,8 @@ def predict(
 ) -> Predictions:
     """Segment scans; one that fails does not stop the others. What became of each is also saved as `predictions.json`.
 
+    What does not fit into memory waits in OUT, and what a killed call has left unfinished there is removed.
+
     Args:
         workspace: With trained models.
         choice: Which of them.
@@ -196,6 +201,7 @@ def predict(
             kept are those of other networks.
     """
     predictor: Segments
+    choice = replace(choice, scratch=request.folder)
     if selection is None:
         predictor = load_model(workspace, choice)
         empty = _empty_predictions(workspace, choice, predictor)
@@ -207,6 +213,8 @@ def predict(
         empty = empty.model_copy(update={**together, "made_from": made_from})
     scans = find_scans(request, predictor.model.plan)
     kept, upcoming = split_done(scans, request)
+    for folder in {request.folder, *(scan.output.parent for scan in scans)}:
+        remove_abandoned(folder)
     record = _Record(request.record, empty)
     if request.skip_existing:
         record.keep(kept)

@@ -42,11 +42,15 @@ class Request:
         return is_output_file(self.target)
 
     @property
+    def folder(self) -> Path:
+        """Where everything goes."""
+        return self.target.parent if self.is_one_file else self.target
+
+    @property
     def record(self) -> Path:
         """Where `Predictions` are saved."""
-        if self.is_one_file:
-            return self.target.with_name(f"{output_stem(self.target)}.predictions.json")
-        return self.target / "predictions.json"
+        name = f"{output_stem(self.target)}.predictions.json" if self.is_one_file else "predictions.json"
+        return self.folder / name
 
 
 def is_output_file(path: Path) -> bool:

@@ -17,8 +17,10 @@ from autoseg.core.errors import ArtefactError, AutosegError, PlanError, Predicti
 from autoseg.core.geometry import Geometry
 from autoseg.core.labels import declare_labels
 from autoseg.core.progress import Silent
+from autoseg.core.temporary import temporary_prefix
 from autoseg.core.workspace import Workspace
 from autoseg.data.image import Image, read_image, read_label, write_image
+from autoseg.infer import merging
 from autoseg.infer.maps import Extras
 from autoseg.infer.outcome import Predictions
 from autoseg.pipeline import ModelChoice, Request, load_predictor, predict
@@ -252,4 +254,43 @@ def test_a_killed_batch_is_continued(tmp_path: Path) -> None:
         np.testing.assert_array_equal(
             read_label(out / name).array, read_label(tmp_path / "unbroken" / name).array, err_msg=name
         )
+    assert not list(out.glob(".writing-*"))
     shutil.rmtree(out)
+
+
+def test_what_does_not_fit_into_memory_waits_beside_the_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = Image(np.random.default_rng(0).normal(1, 1, (1, 60, 40, 12)).astype(np.float32), GEOMETRY)
+    write_image(tmp_path / "scans" / "a.nii.gz", large)
+    workspace, seen = untrained(tmp_path / "work"), set[Path]()
+    expected = load_predictor(workspace.root, device="cpu", mirror=False).predict(large)
+    write = merging.Front._write
+
+    def noting(front: merging.Front, key: tuple[int, int]) -> None:
+        write(front, key)
+        assert front.folder is not None
+        seen.add(Path(front.folder.name).parent)
+
+    monkeypatch.setattr(merging.Front, "_write", noting)
+    monkeypatch.setattr("autoseg.infer.case.available_memory_bytes", lambda: 0)
+    predict(workspace, CHOICE, Request(tmp_path / "scans", tmp_path / "out"), Silent())
+    assert seen == {tmp_path / "out"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.nii.gz", "predictions.json"}
+    np.testing.assert_array_equal(read_label(tmp_path / "out" / "a.nii.gz").array, expected.array)
+
+
+def test_what_a_killed_call_left_is_removed(tmp_path: Path) -> None:
+    """Also in the folders below OUT, where the masks of a recursive search lie."""
+    _write_scan(tmp_path / "scans" / "ward" / "a.nii.gz")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    ours = temporary_prefix().replace(f"-{os.getpid()}-", f"-{ended.pid}-")
+    left = [tmp_path / "out" / f"{ours}1.json", tmp_path / "out" / "ward" / f"{ours}2.nii.gz"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    request = Request(tmp_path / "scans", tmp_path / "out", recursive=True)
+    predict(untrained(tmp_path / "work"), CHOICE, request, Silent())
+    assert not any(path.exists() for path in left)
+    assert (tmp_path / "out" / "ward" / "a.nii.gz").exists()

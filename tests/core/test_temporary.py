@@ -1,0 +1,48 @@
+"""Files that a killed process leaves behind: its own are removed, all others stay."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from autoseg.core.artefact import replacing
+from autoseg.core.temporary import remove_abandoned, temporary_prefix
+
+KILLED = """
+import os, signal, sys, tempfile
+from pathlib import Path
+from autoseg.core.artefact import replacing
+from autoseg.core.temporary import temporary_prefix
+
+folder = Path(tempfile.mkdtemp(prefix=temporary_prefix(), dir=sys.argv[1]))
+(folder / "part").touch()
+with replacing(Path(sys.argv[1]) / "mask.nii.gz"):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    child = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=environment, check=False)
+    assert child.returncode < 0
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_abandoned(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_everything_else_stays(tmp_path: Path) -> None:
+    """What a running process writes, what another machine writes, and what only looks alike."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    machine = temporary_prefix().split("-")[1]
+    other = f"{(int(machine, 16) + 1) % 2**32:08x}"
+    names = {f".writing-{other}-{ended.pid}-x", f".writing-{machine}-x", "mask.nii.gz", ".writing-x.json"}
+    for name in names:
+        (tmp_path / name).touch()
+    with replacing(tmp_path / "other.nii.gz") as own:
+        remove_abandoned(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {*names, own.name}
+
+
+def test_a_folder_that_is_not_there_has_nothing_to_remove(tmp_path: Path) -> None:
+    remove_abandoned(tmp_path / "absent")
