@@ -15,6 +15,9 @@ from autoseg.plan.schema import Plan
 MOST_CASES = 60
 """Rows of a table of cases; the worst are shown."""
 
+MOST_ALIKE = 3
+"""Scans that are named with one and the same warning; of more, their number and an example."""
+
 MOST_CLASSES = 4
 """Classes whose volumes fit beside each other on a terminal."""
 
@@ -127,15 +130,27 @@ def show_predictions(predictions: Predictions, record: Path) -> None:
             out.print(f"{'kept ' if case.is_kept else 'wrote'}   {case.output}", markup=False)
     if len(written) > MOST_CASES:
         out.print(f"... and {len(written) - MOST_CASES} more")
-    for case in written:
-        for warning in case.warnings:
-            out.print(f"look at {case.output}: {warning}.", markup=False)
+    _show_warnings(written)
     for case in predictions.cases:
         if case.error is not None:
             out.print(f"failed  {case.error}", markup=False)
     kept = sum(case.is_kept for case in written)
     kept_part = f", {kept} of them by an earlier call" if kept else ""
     out.print(f"{len(written)} of {len(predictions.cases)} scans segmented{kept_part}. Details: {record}", markup=False)
+
+
+def _show_warnings(cases: Sequence[Outcome]) -> None:
+    """Print why results deserve a second look; what many scans have in common once, with an example."""
+    by_subject: dict[str, list[Outcome]] = {}
+    for case in cases:
+        for about in case.warnings:
+            by_subject.setdefault(about, []).append(case)
+    for about, unusual in by_subject.items():
+        lines = [f"{case.output}: {case.warnings[about]}." for case in unusual]
+        if len(lines) > MOST_ALIKE:
+            lines = [f"{len(unusual)} of {len(cases)} scans: {about}; such as {lines[0]}"]
+        for line in lines:
+            out.print(f"look at {line}", markup=False)
 
 
 def _millilitres(volume: float) -> str:

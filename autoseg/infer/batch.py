@@ -65,7 +65,7 @@ class _Read:
 
     prepared: Prepared
     series: Series | None
-    warnings: tuple[str, ...]
+    warnings: dict[str, str]
     stopwatch: Stopwatch
 
 
@@ -111,7 +111,7 @@ class _Batch:
             found = read_scan(scan.images)
         with stopwatch.measure("prepare"):
             prepared = predictor.prepare(found.image, str(scan.images[0]))
-            warnings = () if predictor.familiar is None else unlike_scan(found.image, predictor.familiar)
+            warnings = {} if predictor.familiar is None else unlike_scan(found.image, predictor.familiar)
         return _Read(prepared, found.series, warnings, stopwatch)
 
     def segment(self, upcoming: Future[_Read], scan: Scan) -> _Segmented | Outcome:
@@ -175,12 +175,12 @@ class _Batch:
                 write_output(scan.output, segmented.label, labels, segmented.series)
         except FORESEEN as error:
             return _failed(scan, error)
-        further = () if predictor.familiar is None else unlike_result(volumes, predictor.familiar)
+        further = {} if predictor.familiar is None else unlike_result(volumes, predictor.familiar)
         return segmented.outcome.model_copy(
             update={
                 "volumes_ml": volumes,
                 "seconds": {stage: round(seconds, 3) for stage, seconds in stopwatch.seconds.items()},
-                "warnings": (*segmented.outcome.warnings, *further),
+                "warnings": segmented.outcome.warnings | further,
             }
         )
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -46,7 +47,7 @@ class Outcome(Record):
             read and the last one written meanwhile.
         peak_gpu_memory_bytes: Most memory that was allocated on the GPU meanwhile; None without one.
         volumes_ml: Of each class, or region, in the label map.
-        warnings: Why the result deserves a second look.
+        warnings: Why the result deserves a second look, a sentence each by what it is about.
         notes: What was done differently on the way, such as on a shortage of memory; the label map is the same.
     """
 
@@ -59,7 +60,7 @@ class Outcome(Record):
     peak_memory_bytes: int | None = None
     peak_gpu_memory_bytes: int | None = None
     volumes_ml: dict[str, float] = Field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    warnings: dict[str, str] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -74,6 +75,9 @@ class Predictions(Artefact):
         cases: In the order in which they were done.
     """
 
+    current_version: ClassVar[int] = 2
+
+    schema_version: int = 2
     dataset: str
     configuration: str
     folds: tuple[FoldName, ...]

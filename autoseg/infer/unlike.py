@@ -28,8 +28,10 @@ class Familiar:
     rules: UnlikeRules
 
 
-def unlike_scan(image: Image, familiar: Familiar) -> tuple[str, ...]:
-    """Return how a scan differs from all training data, a sentence each: in grid, orientation or intensity.
+def unlike_scan(image: Image, familiar: Familiar) -> dict[str, str]:
+    """Return how a scan differs from all training data, a sentence each by what it is about.
+
+    That is its spacing, its field of view, its orientation, and the intensities of each channel.
 
     Spacings and extents are compared in ascending order of size, so that an axis is compared with its like whatever the
     order in which a file stores it.
@@ -38,13 +40,13 @@ def unlike_scan(image: Image, familiar: Familiar) -> tuple[str, ...]:
     orientation = orientation_of(image.geometry)
     usual = familiar.plan.orientation
     if orientation is None and usual is not None:
-        found.append("the scan states no orientation, the training data do: left and right may be exchanged")
-    return (*found, *_unlike_intensities(image, familiar))
+        found["orientation"] = "the scan states no orientation, the training data do: left and right may be exchanged"
+    return found | _unlike_intensities(image, familiar)
 
 
-def unlike_result(volumes_ml: dict[str, float], familiar: Familiar) -> tuple[str, ...]:
+def unlike_result(volumes_ml: dict[str, float], familiar: Familiar) -> dict[str, str]:
     """Return which volumes are unlike those of all training data: absent where all have it, far larger, far smaller."""
-    found = []
+    found = {}
     frequencies = {entry.name: entry for entry in familiar.fingerprint.frequencies}
     for name, volume_ml in volumes_ml.items():
         known = [
@@ -55,15 +57,15 @@ def unlike_result(volumes_ml: dict[str, float], familiar: Familiar) -> tuple[str
         ]
         if not known:
             continue
-        ratio = familiar.rules.volume_ratio
+        about, ratio = f"volume of {name}", familiar.rules.volume_ratio
         if volume_ml == 0 and frequencies[name].case_share == 1.0:
-            found.append(f"no {name} was found, which every training case has ({_range(known)} ml)")
+            found[about] = f"no {name} was found, which every training case has ({_range(known)} ml)"
         elif volume_ml and not min(known) / ratio <= volume_ml <= max(known) * ratio:
-            found.append(f"volume of {name} is {volume_ml:.3g} ml, that of the training cases {_range(known)} ml")
-    return tuple(found)
+            found[about] = f"{about} is {volume_ml:.3g} ml, that of the training cases {_range(known)} ml"
+    return found
 
 
-def _unlike_grid(image: Image, familiar: Familiar) -> list[str]:
+def _unlike_grid(image: Image, familiar: Familiar) -> dict[str, str]:
     shape, spacing = np.array(image.array.shape[1:]), np.array(image.geometry.spacing)
     cases = familiar.fingerprint.cases
     own = {"spacing": np.sort(spacing), "field of view": np.sort(shape * spacing)}
@@ -74,25 +76,25 @@ def _unlike_grid(image: Image, familiar: Familiar) -> list[str]:
         ),
     }
     ratios = {"spacing": familiar.rules.spacing_ratio, "field of view": familiar.rules.extent_ratio}
-    found = []
+    found = {}
     for name, values in own.items():
         lowest, highest = known[name].min(axis=0), known[name].max(axis=0)
         if (values < lowest / ratios[name]).any() or (values > highest * ratios[name]).any():
-            found.append(
-                f"{name} is {_sizes(values)} mm, that of the training data {_sizes(lowest)} to {_sizes(highest)} mm"
-            )
+            known_sizes = f"{_sizes(lowest)} to {_sizes(highest)} mm"
+            found[name] = f"{name} is {_sizes(values)} mm, that of the training data {known_sizes}"
     return found
 
 
-def _unlike_intensities(image: Image, familiar: Familiar) -> list[str]:
+def _unlike_intensities(image: Image, familiar: Familiar) -> dict[str, str]:
     """Return the channels in which next to no voxel looks like foreground of the training data."""
-    found = []
+    found = {}
     for name, known, voxels in zip(familiar.plan.channels, familiar.fingerprint.intensities, image.array, strict=True):
         lowest, highest = known.percentile_00_5, known.percentile_99_5
         share = float(((voxels >= lowest) & (voxels <= highest)).mean())
         if share < familiar.rules.min_share_of_foreground_intensity:
-            found.append(
-                f"intensities of {name} are {voxels.min():.4g} to {voxels.max():.4g}, and {share:.2%} of the voxels lie"
+            about = f"intensities of {name}"
+            found[about] = (
+                f"{about} are {voxels.min():.4g} to {voxels.max():.4g}, and {share:.2%} of the voxels lie"
                 f" where the structures of the training data do ({lowest:.4g} to {highest:.4g})"
             )
     return found

@@ -90,6 +90,12 @@ def test_wrong_usage(
     assert words in err
 
 
+def _predictions(*cases: Outcome) -> Predictions:
+    return Predictions(
+        dataset="d", configuration="2d", folds=(0,), device="cpu", precision="float32", mirror=True, cases=cases
+    )
+
+
 def test_a_terminal_shows_a_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     case = Outcome(
         image=Path("a.nii.gz"),
@@ -97,20 +103,28 @@ def test_a_terminal_shows_a_table(capsys: pytest.CaptureFixture[str], monkeypatc
         seconds={"read": 0.5, "network": 61.0, "export": 2.0},
         peak_memory_bytes=1_500_000_000,
         volumes_ml={"liver": 1502.3},
-        warnings=("spacing is odd",),
+        warnings={"spacing": "spacing is odd"},
     )
-    predictions = Predictions(
-        dataset="d",
-        configuration="2d",
-        folds=(0,),
-        device="cpu",
-        precision="float32",
-        mirror=True,
-        cases=(case, Outcome(image=Path("b.nii.gz"), error="b.nii.gz: broken. Mend it.")),
-    )
+    predictions = _predictions(case, Outcome(image=Path("b.nii.gz"), error="b.nii.gz: broken. Mend it."))
     monkeypatch.setattr(terminal.out, "_force_terminal", True)
     tables.show_predictions(predictions, Path("out/predictions.json"))
     shown = capsys.readouterr().out
     for words in ("liver (ml)", "1502", "1 min 04 s", "1.5 GB", "look at out/a.nii.gz: spacing is odd.", "failed"):
         assert words in shown
     assert "1 of 2 scans segmented." in shown
+
+
+def test_what_many_scans_have_in_common_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    cases = [Outcome(image=Path(f"{number}.mha"), output=Path(f"out/{number}.mha")) for number in range(6)]
+    for number in range(1, 5):
+        cases[number].warnings["spacing"] = f"spacing is {number} mm"
+    for number in (0, 1, 4):
+        cases[number].warnings["volume of liver"] = "volume of liver is 9 ml"
+    tables.show_predictions(_predictions(*cases), Path("out/predictions.json"))
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("look at")]
+    assert shown == [
+        "look at out/0.mha: volume of liver is 9 ml.",
+        "look at out/1.mha: volume of liver is 9 ml.",
+        "look at out/4.mha: volume of liver is 9 ml.",
+        "look at 4 of 6 scans: spacing; such as out/1.mha: spacing is 1 mm.",
+    ]

@@ -154,7 +154,7 @@ def test_what_is_told_of_a_scan(tmp_path: Path) -> None:
     assert outcome.volumes_ml == pytest.approx(
         {name: (an_array(0) == index).sum() * voxel_ml for index, name in ((1, "organ"), (2, "lesion"))}
     )
-    assert outcome.warnings == ()
+    assert outcome.warnings == {}
 
 
 def test_a_known_problem_is_the_error_of_its_scan(tmp_path: Path) -> None:
