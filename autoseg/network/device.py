@@ -4,29 +4,64 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from autoseg.core.errors import AutosegError
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
+KINDS = ("cpu", "cuda", "mps")
+"""Of devices that networks compute on."""
+
+
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name: `auto` for a GPU if there is one, else `cpu`, `cuda`, `cuda:1`, `mps`.
+    """Return the device of a name: `auto` for a CUDA device if there is one, else `cpu`, `cuda`, `cuda:1`, `mps`.
+
+    The device is tried. It has its number, but for the CPU: `cuda` is that of this moment, `cuda:0` unless set.
 
     Raises:
         AutosegError: If the name is no device or this machine lacks it.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise AutosegError(
-            f"--device {name}: must be a device of this machine, got: {reason}. Use --device auto, or cpu."
-        ) from None
-    return device
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    reason = _missing(name)
+    if reason is None:
+        try:
+            tried = torch.zeros(1, device=name)
+            tried.item()
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+        else:
+            return tried.device
+    raise AutosegError(
+        f"--device {name}: must be a device of this machine, got: {reason}. Use --device auto, or cpu."
+    ) from None
+
+
+def _missing(name: str) -> str | None:
+    """Return why a name is no device of this machine, as far as can be told without trying it; else None."""
+    kind, _, number = name.partition(":")
+    if kind not in KINDS or (name != kind and not number.isdecimal()):
+        return f"a name unlike {', '.join(KINDS)} or cuda:1"
+    if kind == "cuda":
+        num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(number or 0) >= num_devices:
+            return f"{num_devices} CUDA devices, counted from 0" if num_devices else "no CUDA device"
+    if kind == "mps" and not torch.backends.mps.is_available():
+        return "no MPS device"
+    return None
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on a device; on CUDA, without waiting for what is computed there.
+
+    CUDA has read ordinary memory when the call returns, so that it may change at once; other devices may not have.
+
+    Source:
+        docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def best_precision(device: torch.device) -> Precision:

@@ -9,16 +9,69 @@ def test_the_processor_is_always_there() -> None:
     assert choose_device("cpu") == torch.device("cpu")
 
 
-@pytest.mark.parametrize(("available", "expected"), [(True, "cuda"), (False, "cpu")])
-def test_auto_takes_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch, available: bool, expected: str) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
-    assert choose_device("auto").type == expected
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two CUDA devices, as far as torch tells: what would lie there lies nowhere."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "zeros", _on_a_fake_gpu)
 
 
-@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:99", "meta"])
-def test_what_is_no_device_here_is_refused(name: str) -> None:
-    with pytest.raises(AutosegError, match=f"--device {name}: must be a device of this machine, got: .+ Use --device"):
+class _OnFakeGpu:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def item(self) -> float:
+        return 0.0
+
+
+def _on_a_fake_gpu(size: int, device: str) -> _OnFakeGpu:
+    named = torch.device(device)
+    return _OnFakeGpu(torch.device(named.type, named.index or 0))
+
+
+@pytest.mark.parametrize(("name", "number"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
+def test_gpus_are_counted(two_gpus: None, name: str, number: int) -> None:
+    assert choose_device(name) == torch.device("cuda", number)
+
+
+def test_a_gpu_too_many_is_refused_with_their_number(two_gpus: None) -> None:
+    with pytest.raises(AutosegError, match="--device cuda:2: must be a device of this machine, got: 2 CUDA devices"):
+        choose_device("cuda:2")
+
+
+def test_a_gpu_that_cannot_be_used_says_why(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(size: int, device: str) -> None:
+        raise RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA to enable assertions.")
+
+    monkeypatch.setattr(torch, "zeros", refuse)
+    for name in ("auto", "cuda"):
+        with pytest.raises(AutosegError, match=r"^--device cuda: .*, got: CUDA error: out of memory\. Use --device"):
+            choose_device(name)
+
+
+def test_without_a_gpu_auto_is_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:", "cpu:-1", "meta", "xpu", "hip", "privateuseone"])
+def test_what_is_no_device_is_refused(name: str) -> None:
+    with pytest.raises(AutosegError, match=f"--device {name}: must be a device of this machine, got: a name unlike"):
         choose_device(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("cuda", "no CUDA device"), ("cuda:1", "no CUDA device"), ("mps", "no MPS device")]
+)
+def test_what_this_machine_lacks_is_named(monkeypatch: pytest.MonkeyPatch, name: str, reason: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(AutosegError) as raised:
+        choose_device(name)
+    assert str(raised.value) == (
+        f"--device {name}: must be a device of this machine, got: {reason}. Use --device auto, or cpu."
+    )
 
 
 def test_precision_of_a_gpu_is_half() -> None:
