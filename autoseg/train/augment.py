@@ -2,7 +2,8 @@
 
 The draw is a small record of plain numbers, so that one draw keeps image and label in step, can be written down, and
 says beforehand how much of a scan must be read. Applying it takes few tensor operations for the whole batch: blur and
-low resolution are matrices along each axis.
+low resolution are matrices along each axis. What is drawn decides what is done: but for the classes that occur, no
+number is read from the device, which would wait for all that it computes.
 
 Shape letters: B batch, C channels, D spatial axes (2 or 3), ... the spatial axes.
 
@@ -18,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autoseg.network.device import send
 from autoseg.plan.schema import AugmentationPlan
 from autoseg.train.cascade import AS_PREDICTED, EarlierDraw
 
@@ -200,24 +202,21 @@ def apply_augmentation(
         Images (B, C, *patch_size) float32 and maps (B, M, *patch_size) int16.
     """
     images, maps = _move(images, maps, draws, patch_size)
-    device = images.device
     images = _add_noise(images, draws)
     axes = len(patch_size)
     for axis in range(axes):
-        sigmas = torch.tensor([[channel[axis] for channel in draw.blur_sigmas] for draw in draws])
+        sigmas = np.array([[channel[axis] for channel in draw.blur_sigmas] for draw in draws])
         images = _along_axis(images, axis, _blur_matrices(sigmas, patch_size[axis]))
-    images = images * _factors([draw.brightness for draw in draws], images)
-    images = _change_contrast(images, _factors([draw.contrast for draw in draws], images))
+    images = _change_brightness(images, np.array([draw.brightness for draw in draws]))
+    images = _change_contrast(images, np.array([draw.contrast for draw in draws]))
+    shares = np.array([draw.resolution for draw in draws])
     for axis in range(1 if draws[0].keep_coarse_axis else 0, axes):
-        shares = torch.tensor([draw.resolution for draw in draws], dtype=torch.float64)
         images = _along_axis(images, axis, _low_resolution_matrices(shares, patch_size[axis]))
-    images = -_change_gamma(-images, _factors([draw.gamma_inverted for draw in draws], images))
-    images = _change_gamma(images, _factors([draw.gamma for draw in draws], images))
+    images = -_change_gamma(-images, np.array([draw.gamma_inverted for draw in draws]))
+    images = _change_gamma(images, np.array([draw.gamma for draw in draws]))
     for axis in range(axes):
-        flipped = torch.tensor([draw.mirrored[axis] for draw in draws], device=device)
-        flipped = flipped.view(-1, *(1,) * (axes + 1))
-        images = torch.where(flipped, images.flip(axis + 2), images)
-        maps = torch.where(flipped, maps.flip(axis + 2), maps)
+        mirrored = np.array([draw.mirrored[axis] for draw in draws])
+        images, maps = _mirror(images, axis, mirrored), _mirror(maps, axis, mirrored)
     return images.contiguous(), maps.contiguous()
 
 
@@ -237,13 +236,11 @@ def _move(
     if not moving:
         return moved_images, moved_maps
     source = images.shape[2:]
-    grid = _sampling_grid([draws[index] for index in moving], tuple(source), patch_size).to(images)
-    moved_images, moved_maps = moved_images.clone(), moved_maps.clone()
-    moved_images[moving] = torch.nn.functional.grid_sample(
-        images[moving], grid, padding_mode="zeros", align_corners=False
-    )
-    chosen = maps[moving]
-    strongest = images.new_zeros(moved_maps[moving].shape)
+    grid = send(_sampling_grid([draws[index] for index in moving], tuple(source), patch_size), images.device)
+    places = send(torch.tensor(moving), images.device)
+    chosen_images, chosen = images.index_select(0, places), maps.index_select(0, places)
+    sampled = torch.nn.functional.grid_sample(chosen_images, grid, padding_mode="zeros", align_corners=False)
+    strongest = images.new_zeros((len(moving), *moved_maps.shape[1:]))
     winner = torch.full_like(strongest, OUTSIDE, dtype=maps.dtype)
     for label in torch.unique(chosen):
         indicator = (chosen == label).to(images.dtype)
@@ -251,8 +248,7 @@ def _move(
         better = share > strongest
         winner = torch.where(better, label, winner)
         strongest = torch.where(better, share, strongest)
-    moved_maps[moving] = winner
-    return moved_images, moved_maps
+    return moved_images.index_copy(0, places, sampled), moved_maps.index_copy(0, places, winner)
 
 
 def _sampling_grid(draws: list[AugmentationDraw], source: tuple[int, ...], target: tuple[int, ...]) -> Tensor:
@@ -264,10 +260,10 @@ def _sampling_grid(draws: list[AugmentationDraw], source: tuple[int, ...], targe
     return torch.nn.functional.affine_grid(affine, [len(draws), 1, *target], align_corners=False)
 
 
-def _factors(values: list[tuple[float, ...]], images: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=images.dtype, device=images.device).view(
-        *images.shape[:2], *(1,) * (images.ndim - 2)
-    )
+def _factors(values: NDArray[np.float64], images: Tensor) -> Tensor:
+    """Return one number per channel, (B, C), as a tensor that multiplies images."""
+    factors = send(torch.from_numpy(values).to(images.dtype), images.device)
+    return factors.view(*images.shape[:2], *(1,) * (images.ndim - 2))
 
 
 def _add_noise(images: Tensor, draws: list[AugmentationDraw]) -> Tensor:
@@ -285,25 +281,25 @@ def _along_axis(images: Tensor, axis: int, matrices: NDArray[np.float32] | None)
     if matrices is None:
         return images
     lines = images.movedim(axis + 2, 2)
-    product = torch.matmul(torch.from_numpy(matrices).to(images), lines.flatten(3))
+    product = torch.matmul(send(torch.from_numpy(matrices), images.device), lines.flatten(3))
     return product.view(lines.shape).movedim(2, axis + 2)
 
 
-def _blur_matrices(sigmas: Tensor, size: int) -> NDArray[np.float32] | None:
+def _blur_matrices(sigmas: NDArray[np.float64], size: int) -> NDArray[np.float32] | None:
     """Return Gaussian weights between the voxels of an axis, each row summing to one; sigma 0 gives the identity."""
     if not sigmas.any():
         return None
     position = np.arange(size)
     squared = (position[:, None] - position[None, :]) ** 2.0
-    sigma = np.maximum(sigmas.numpy().astype(np.float64), 1e-3)[..., None, None]
+    sigma = np.maximum(sigmas, 1e-3)[..., None, None]
     weights = np.exp(-squared / (2 * sigma**2))
     normalized: NDArray[np.float32] = (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
     return normalized
 
 
-def _low_resolution_matrices(shares: Tensor, size: int) -> NDArray[np.float32] | None:
+def _low_resolution_matrices(shares: NDArray[np.float64], size: int) -> NDArray[np.float32] | None:
     """Return nearest-neighbour downsampling followed by linear upsampling, as one matrix per sample and channel."""
-    if bool((shares == 1).all()):
+    if (shares == 1).all():
         return None
     matrices = np.empty((*shares.shape, size, size), dtype=np.float32)
     for place in np.ndindex(*shares.shape):
@@ -323,25 +319,38 @@ def _spatial(images: Tensor) -> tuple[int, ...]:
     return tuple(range(2, images.ndim))
 
 
-def _change_contrast(images: Tensor, factors: Tensor) -> Tensor:
+def _change_brightness(images: Tensor, values: NDArray[np.float64]) -> Tensor:
+    """Multiply the values of a channel."""
+    return images if (values == 1).all() else images * _factors(values, images)
+
+
+def _change_contrast(images: Tensor, values: NDArray[np.float64]) -> Tensor:
     """Stretch the values of a channel around its mean, within its former range."""
-    if bool((factors == 1).all()):
+    if (values == 1).all():
         return images
-    axes = _spatial(images)
+    factors, axes = _factors(values, images), _spatial(images)
     mean = images.mean(axes, keepdim=True)
     stretched = (images - mean) * factors + mean
     stretched = stretched.clamp(images.amin(axes, keepdim=True), images.amax(axes, keepdim=True))
     return torch.where(factors == 1, images, stretched)
 
 
-def _change_gamma(images: Tensor, exponents: Tensor) -> Tensor:
+def _change_gamma(images: Tensor, values: NDArray[np.float64]) -> Tensor:
     """Raise the values of a channel, scaled to 0..1, to a power; mean and standard deviation stay as they were."""
-    if bool((exponents == 1).all()):
+    if (values == 1).all():
         return images
-    axes = _spatial(images)
+    exponents, axes = _factors(values, images), _spatial(images)
     low, high = images.amin(axes, keepdim=True), images.amax(axes, keepdim=True)
     curved = ((images - low) / (high - low).clamp(min=1e-7)).pow(exponents)
     mean, std = images.mean(axes, keepdim=True), images.std(axes, keepdim=True)
     curved_mean, curved_std = curved.mean(axes, keepdim=True), curved.std(axes, keepdim=True)
     curved = (curved - curved_mean) / curved_std.clamp(min=1e-7) * std + mean
     return torch.where(exponents == 1, images, curved)
+
+
+def _mirror(arrays: Tensor, axis: int, mirrored: NDArray[np.bool_]) -> Tensor:
+    """Reverse one spatial axis of those samples, (B,), that are mirrored along it."""
+    if not mirrored.any():
+        return arrays
+    chosen = send(torch.from_numpy(mirrored), arrays.device).view(-1, *(1,) * (arrays.ndim - 1))
+    return torch.where(chosen, arrays.flip(axis + 2), arrays)

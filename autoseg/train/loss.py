@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autoseg.network.device import send
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -115,7 +117,7 @@ def region_masks(labels: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
     table = torch.zeros(_num_classes(regions) + 1, len(regions), dtype=torch.bool)
     for region, members in enumerate(regions):
         table[list(members), region] = True
-    return table.to(labels.device)[labels].movedim(-1, 1)
+    return send(table, labels.device)[labels].movedim(-1, 1)
 
 
 def annotated(labels: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.network.checkpoint import load_weights
-from autoseg.network.device import Precision, best_precision, choose_device, mixed_precision
+from autoseg.network.device import Precision, best_precision, choose_device, mixed_precision, send
 from autoseg.network.unet import UNet, place
 from autoseg.plan.accumulation import samples_at_once
 from autoseg.plan.schema import ConfigurationPlan, TrainingPlan
@@ -31,6 +31,9 @@ class Trainer:
         self.recipe = recipe
         self.configuration = configuration
         self.device = choose_device(device)
+        if self.device.type == "cuda":
+            # All patches have one shape, for which the fastest algorithm is looked for once, as nnU-Net has it.
+            torch.backends.cudnn.benchmark = True
         self.precision: Precision = best_precision(self.device)
         self.team = team
         self.objective = Objective(
@@ -83,9 +86,8 @@ class Trainer:
 
     def to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return images (B, C, ...) and maps (B, M, ...) of a batch on the device; see `apply_augmentation`."""
-        images = torch.from_numpy(batch.images).to(self.device, non_blocking=True)
         maps = [batch.labels] if batch.earlier is None else [batch.labels, batch.earlier]
-        on_device = [torch.from_numpy(found).to(self.device, non_blocking=True) for found in maps]
+        images, *on_device = (send(torch.from_numpy(found), self.device) for found in (batch.images, *maps))
         return images, torch.stack(on_device, dim=1)
 
     def step(self, batch: Batch, rate: float, step: int) -> Tensor:
@@ -182,6 +184,6 @@ def _blank_outside(images: Tensor, labels: Tensor, configuration: ConfigurationP
     within_mask = [entry.within_mask for entry in configuration.normalization]
     if not any(within_mask):
         return images
-    masked = torch.tensor(within_mask, device=images.device)
+    masked = send(torch.tensor(within_mask), images.device)
     outside = (labels < 0).unsqueeze(1) & masked.view(1, -1, *(1,) * (images.ndim - 2))
     return images.masked_fill(outside, 0.0)

@@ -9,6 +9,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoseg.train import augment
 from autoseg.train.augment import (
@@ -477,3 +478,34 @@ def test_angles_fit_the_patch(patch: tuple[int, ...], largest: float) -> None:
         angles = [math.atan2(turn[-1][-2], turn[-1][-1]) for turn in turns]
         assert all(turn[0] == (1.0, 0.0, 0.0) for turn in turns if len(patch) == 3)
     assert 0.9 * largest < max(np.abs(angles)) <= largest
+
+
+class _Reads(TorchDispatchMode):
+    """Counts what reads a number from a device, and so waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[str] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten._unique2.default):
+            self.operations.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_read_from_the_device_but_which_classes_occur() -> None:
+    """On a GPU, each such moment would leave it without work."""
+    patch, plan = (6, 8, 10), augmentation(1.0)
+    draws = [draw_augmentation(np.random.default_rng(seed), plan, patch, 2) for seed in range(2)]
+    source = source_shape(draws, patch)
+    with _Reads() as reads:
+        bool(torch.ones(1))
+        assert reads.operations == ["aten._local_scalar_dense.default"]
+        apply_augmentation(_images(2, 2, *source), _labels(2, *source), draws, patch)
+    assert reads.operations[1:] == ["aten._unique2.default"]
