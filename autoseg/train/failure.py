@@ -30,6 +30,8 @@ _REMEDIES = {
 }
 
 _GIB = r"([\d.]+ [KMGT]iB)"
+_SHORTAGE = re.compile(r"out of memory|not enough memory|can(no|')t allocate memory", re.IGNORECASE)
+"""What errors of torch say that have no type of their own: of a context on a full GPU, of MPS, of a CPU."""
 
 
 @contextmanager
@@ -72,22 +74,30 @@ def reading() -> Iterator[None]:
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Say how much memory the GPU lacks if it runs out of it within the block.
+    """Say how much memory the device lacks if it runs out of it within the block.
 
     Raises:
         TrainingError: Instead of torch's error.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
         text = str(error)
-        wanted, total, free = (
-            found[1] if (found := re.search(pattern, text)) else "an unknown amount"
+        if isinstance(error, RuntimeError) and not (
+            isinstance(error, torch.OutOfMemoryError) or _SHORTAGE.search(text)
+        ):
+            raise
+        sizes = [
+            re.search(pattern, text)
             for pattern in (f"allocate {_GIB}", f"capacity of {_GIB}", f"of which {_GIB} is free")
-        )
+        ]
+        got = text.partition("\n")[0] or "none left"
+        if all(sizes):
+            wanted, total, free = (found[1] for found in sizes if found)
+            got = f"{wanted} more to allocate with {free} free of {total}"
         raise TrainingError(
-            f"training: a step must fit into the memory of the GPU, got {wanted} more to allocate with {free} free of"
-            f" {total}. End what else runs on it, or plan with a smaller --gpu-memory. {INTACT}"
+            f"training: a step must fit into the memory of the device, got: {got.rstrip('.')}. End what else runs on"
+            f" it, or plan with a smaller --gpu-memory. {INTACT}"
         ) from None
 
 

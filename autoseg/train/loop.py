@@ -25,7 +25,7 @@ from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.train.cascade import EarlierStage
 from autoseg.train.distributed import ALONE, Team
 from autoseg.train.epoch import WAITING_SHARE, Fold, train_epochs, waiting_sentence
-from autoseg.train.failure import writing
+from autoseg.train.failure import computing, writing
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.initial import initial_weights_file
 from autoseg.train.record import (
@@ -133,11 +133,13 @@ def train_fold(
         clock_start = time.monotonic()
         state = load_state(identity, folder)
         clock = Clock(request.num_epochs, request.budget_s, state.spent_s, clock_start)
-        trainer = Trainer(plan.training, plan.configurations[request.configuration], request.device, request.seed, team)
-        if state.tensors:
-            trainer.restore(state)
-        elif initial is not None:
-            trainer.start_from(initial)
+        configuration = plan.configurations[request.configuration]
+        with computing():
+            trainer = Trainer(plan.training, configuration, request.device, request.seed, team)
+            if state.tensors:
+                trainer.restore(state)
+            elif initial is not None:
+                trainer.start_from(initial)
         learning, watched = _sources(plan, data, request)
         with (
             hooks.stopping() as should_stop,

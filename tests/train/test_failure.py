@@ -247,20 +247,45 @@ def test_memory_that_a_gpu_lacks_is_counted(cases: Path, begun: FoldFolder, monk
     before = begun.checkpoint.read_bytes()
     monkeypatch.setattr(trainer.Trainer, "step", step)
     with pytest.raises(
-        TrainingError, match=r"got 2\.25 GiB more to allocate with 312\.50 MiB free of 7\.79 GiB.*--gpu-memory"
+        TrainingError, match=r"got: 2\.25 GiB more to allocate with 312\.50 MiB free of 7\.79 GiB.*--gpu-memory.*intact"
     ):
         _train(cases, begun)
     assert begun.checkpoint.read_bytes() == before
 
 
-def test_memory_is_lacking_whatever_the_wording() -> None:
-    with pytest.raises(TrainingError, match="an unknown amount more to allocate"), computing():
-        raise torch.OutOfMemoryError("out of memory")
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("the device is full"),
+        RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.05 GB)."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+        MemoryError(),
+    ],
+)
+def test_memory_is_lacking_whatever_the_wording(error: Exception) -> None:
+    said = re.escape(str(error).partition("\n")[0].rstrip(".") or "none left")
+    with pytest.raises(TrainingError, match=rf"memory of the device, got: {said}\. End what else"), computing():
+        raise error
+
+
+def test_a_network_that_is_larger_than_the_device_is_told_too(
+    cases: Path, begun: FoldFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def place(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("the device is full")
+
+    monkeypatch.setattr(trainer, "place", place)
+    with pytest.raises(TrainingError, match=r"memory of the device, got: the device is full\. .*is intact"):
+        _train(cases, begun)
+    assert begun.checkpoint.exists()
 
 
 def test_other_errors_pass() -> None:
     for guard in (computing(), reading(), writing(Path("file"))):
         with pytest.raises(KeyError, match="key"), guard:
             raise KeyError("key")
+    with pytest.raises(RuntimeError, match="sizes must agree"), computing():
+        raise RuntimeError("sizes must agree")
     with pytest.raises(TrainingError, match=r"case\.json: broken\. The last checkpoint is intact"), reading():
         raise ArtefactError("case.json: broken.")
