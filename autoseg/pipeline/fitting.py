@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from autoseg.core.errors import PlanError
+from autoseg.core.seeding import generator
 from autoseg.core.workspace import Workspace
 from autoseg.data.dataset import Dataset
 from autoseg.fingerprint import Fingerprint
@@ -26,6 +27,9 @@ MEMORY_SHARE = 0.8
 
 LEAST_SHARE = 1 / 16
 """Of the memory that was asked for; a plan for less would not fit either: something else fills the device."""
+
+MOST_STEPS = 30
+"""To prove a plan; with each that is skipped, the scale of the gradients halves, from 2**16 on."""
 
 
 def fit_to_device(workspace: Workspace, name: ConfigurationName, device: str) -> None:
@@ -110,22 +114,29 @@ def _decision(memory_gb: float, tried: list[Alternative], device: str) -> Decisi
 
 
 def fits(planned: Plan, name: ConfigurationName, device: str) -> bool:
-    """Return whether two training steps, the second with all of the optimiser's state, find the memory they need."""
-    configuration = planned.configurations[name]
-    batch = _largest_batch(planned, name)
+    """Return whether training steps, the last with all of the optimiser's state, find the memory they need."""
     try:
-        trainer = Trainer(planned.training, configuration, device, seed=0)
-        for step in range(2):
-            trainer.step(batch, rate=0.0, step=step)
+        _take_steps(planned, name, device)
     except torch.OutOfMemoryError:
         return False
     finally:
-        torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # The trainer is gone by now.
     return True
 
 
+def _take_steps(planned: Plan, name: ConfigurationName, device: str) -> None:
+    """Take a step more than it takes until the optimiser has its state: in half precision, the first may be skipped."""
+    trainer = Trainer(planned.training, planned.configurations[name], device, seed=0)
+    batch = _largest_batch(planned, name)
+    for step in range(MOST_STEPS):
+        is_last = bool(trainer.optimizer.state)
+        trainer.step(batch, rate=0.0, step=step)
+        if is_last:
+            return
+
+
 def _largest_batch(planned: Plan, name: ConfigurationName) -> Batch:
-    """Return a batch without content that is read as widely as any."""
+    """Return a batch of noise that is read as widely as any."""
     configuration = planned.configurations[name]
     patch, channels = configuration.patch_size, len(configuration.normalization)
     source = (configuration.batch_size, *largest_source(patch, planned.training.augmentation))
@@ -142,7 +153,7 @@ def _largest_batch(planned: Plan, name: ConfigurationName) -> Batch:
         gamma=(1.0,) * channels,
         noise_seed=0,
     )
-    images = np.zeros((source[0], channels, *source[1:]), dtype=np.float32)
+    images = generator(0, "fitting").standard_normal((source[0], channels, *source[1:]), dtype=np.float32)
     draws = [unchanged] * configuration.batch_size
     labels = np.zeros(source, dtype=np.int16)
     earlier = labels if configuration.previous_stage is not None else None

@@ -1,6 +1,7 @@
 """Plans that do not fit a GPU: its error is raised on a CPU here, by how much is asked of it."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from autoseg.pipeline import DataOptions, PlanOptions, fitting, plan
 from autoseg.pipeline.prepare import Planning
 from autoseg.plan.overrides import Overrides
 from autoseg.plan.schema import Plan
+from autoseg.train import trainer
 from autoseg.train.sampling import Batch
 from autoseg.train.trainer import Trainer
 from tests.end_to_end.blobs import write_blobs, write_tiny_rules
@@ -68,6 +70,25 @@ def test_a_plan_that_does_not_fit_shrinks_until_it_does_and_says_so(tmp_path: Pa
     again = plan(tmp_path / "data", workspace, DATA, options, Silent())
     assert again.decisions[0] == proved.proved
     assert 2 * math.prod(again.configurations["3d_fullres"].patch_size) == asked_voxels[-1]
+
+
+def test_steps_that_half_precision_skips_prove_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The optimiser's state is allocated with the first step that counts, and must fit too."""
+    _, _, planned = _planned(tmp_path, Overrides())
+    scaled = partial(torch.amp.GradScaler, init_scale=2.0**40, backoff_factor=2.0**-14)
+    monkeypatch.setattr(torch.amp, "GradScaler", scaled)
+    monkeypatch.setattr(trainer, "best_precision", lambda device: "float16")
+    had_state: list[bool] = []
+    take = Trainer.step
+
+    def step(trainer: Trainer, batch: Batch, rate: float, step: int) -> Tensor:
+        had_state.append(bool(trainer.optimizer.state))
+        return take(trainer, batch, rate, step)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    assert fitting.fits(planned, "3d_fullres", "cpu")
+    assert len(had_state) > 2
+    assert had_state == [False] * (len(had_state) - 1) + [True]
 
 
 def test_another_request_forgets_what_was_proved(tmp_path: Path, asked_voxels: list[int]) -> None:
