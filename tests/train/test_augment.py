@@ -480,11 +480,11 @@ def test_angles_fit_the_patch(patch: tuple[int, ...], largest: float) -> None:
     assert 0.9 * largest < max(np.abs(angles)) <= largest
 
 
-class _Reads(TorchDispatchMode):
+class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what reads a number from a device, and so waits for it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[str] = []
 
     def __torch_dispatch__(
