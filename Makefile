@@ -5,7 +5,8 @@
 # Measurements, some minutes each; their results are kept in docs/. DATA are archives of datasets, NNUNET is a virtual
 # environment with nnU-Net 2.8.1 (pip install nnunetv2==2.8.1), with autoseg in it for agreement and speed-training.
 # make costs                             memory and time beside what is predicted
-# make budgets DATA="ARCHIVE ..."        what budgets of time buy; half an hour per dataset
+# make budgets DATA="ARCHIVE ..."        what times of training buy; half an hour of a core per dataset
+# make ablation DATA=ARCHIVE             what each choice of the recipe brings; an hour of a core
 # make prediction-memory                 peak memory of predicting a large scan with 100 classes
 # make kill-test                         kills a training at 20 random moments, compares what it ends with
 # make agreement NNUNET=...              plans of random fingerprints beside nnU-Net's
@@ -20,7 +21,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check format clean costs budgets prediction-memory kill-test agreement \
+.PHONY: install demo test check format clean costs budgets ablation prediction-memory kill-test agreement \
 	agreement-data speed speed-planning speed-training speed-prediction speed-metrics
 
 install: $(VENV)/.installed
@@ -58,6 +59,9 @@ prediction-memory: install
 
 budgets: install
 	$(BIN)/python -m tools.measure_budgets $(DATA) --work autoseg_work/budgets
+
+ablation: install
+	$(BIN)/python -m tools.ablation $(DATA) --work autoseg_work/ablation
 
 speed-metrics: install
 	$(BIN)/python -m tools.measure_metrics

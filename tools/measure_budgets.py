@@ -1,181 +1,123 @@
-r"""Measures which width of the network gets furthest in a budget of time, and writes docs/budgets.md.
+r"""Measures which width of the network gets furthest in a time, and writes docs/budgets.md.
 
-For every dataset, budget and width a network is planned for that time and trained for it, on one fold, and the Dice of
-the scans that this fold holds out is taken, without mirror images. Beside it stands the width that the rules choose.
-It takes about the sum of the budgets times the number of widths, for each dataset, and wants a machine to itself;
+For every dataset, time and width a network learns for as many steps as that time of one core buys, on one fold, and
+the Dice of the scans that this fold holds out is taken, without mirror images. Beside it stands the width that the
+rules choose for so many steps. It takes about the sum of the times, times the number of widths, for each dataset;
 broken off, the same command goes on:
 
-    python -m tools.measure_budgets Task04_Hippocampus.tar 'ACDC.tar@(patient\d+)_' --budgets 60 120 240 --work FOLDER
+    python -m tools.measure_budgets Task04_Hippocampus.tar 'ACDC.tar@(patient\d+)_' --work FOLDER --jobs 2
 
 What stands behind @ keeps cases together in one fold; see --group-by of autoseg.
 """
 
 import argparse
 import datetime as dt
-import os
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 import autoseg
-from autoseg import pipeline
-from autoseg.core.progress import Silent
-from autoseg.core.workspace import Workspace
-from autoseg.plan.schema import ConfigurationName, ConfigurationPlan, Plan
-from autoseg.train.loop import TrainingRequest
+from autoseg.plan.rulebook import load_rulebook
+from tools.trial import FOLD, Entries, Outcome, Trial, outcomes
 
 TABLE = Path(__file__).resolve().parent.parent / "docs" / "budgets.md"
 
-FOLD = 1
-"""The rules are chosen by this fold; fold 0 is the one of which results are reported."""
+BATCH = 2
+"""Patches of a step; the rules choose the smallest batch while there are few steps."""
 
-
-@dataclass(frozen=True)
-class Measured:
-    """What a budget came to with one width.
-
-    Attributes:
-        dataset: Its name.
-        configuration: That was trained.
-        budget_s: Of the training.
-        width: Base features.
-        patch_size: In voxels.
-        num_steps: That were taken.
-        dice: Mean over classes, of whole held-out scans.
-        is_chosen: Whether the rules choose this width for this budget.
-    """
-
-    dataset: str
-    configuration: ConfigurationName
-    budget_s: float
-    width: int
-    patch_size: tuple[int, ...]
-    num_steps: int
-    dice: float
-    is_chosen: bool
-
-
-@dataclass(frozen=True)
-class Source:
-    """A dataset: its folder or archive, and the pattern that keeps cases together."""
-
-    path: Path
-    group_by: str | None
-
-    @classmethod
-    def parse(cls, text: str) -> "Source":
-        path, _, pattern = text.partition("@")
-        return cls(Path(path), pattern or None)
+MARK = "<!-- what follows is kept -->"
+"""Behind it stands what people have concluded from the table."""
 
 
 def main() -> None:
     """Measure, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sources", nargs="+", type=Source.parse, help="folder or archive of a dataset, or PATH@PATTERN")
-    parser.add_argument("--budgets", nargs="+", type=float, default=[60, 120, 240], help="seconds of a training")
+    parser.add_argument("sources", nargs="+", help="folder or archive of a dataset, or PATH@PATTERN")
+    parser.add_argument("--seconds", nargs="+", type=float, default=[90, 180, 360], help="of one core, of a training")
     parser.add_argument("--widths", nargs="+", type=int, default=[8, 16, 32], help="base features")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for the workspaces")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, each on a core")
     given = parser.parse_args()
-    rows = []
-    for source in given.sources:
-        for budget_s in given.budgets:
-            chosen = _plan(source, budget_s, None, given.work)[1].configurations
-            for width in given.widths:
-                rows.append(measure(source, budget_s, width, given.work, chosen))
-                print(rows[-1], flush=True)
-    text = "\n".join([_head(), *table(rows)]) + "\n"
-    TABLE.write_text(text)
-    print(text)
+    trials = [
+        Trial(
+            source=source, name=f"width {width}", entries=of_width(width), seed=seed, batch_size=BATCH, core_s=seconds
+        )
+        for seed in given.seeds
+        for seconds in given.seconds
+        for width in given.widths
+        for source in given.sources
+    ]
+    found = []
+    for outcome in outcomes(trials, given.work, given.jobs):
+        print(f"{outcome.dataset}, {outcome.trial.core_s} s, {outcome.trial.name}: {outcome.dice:.4f}", flush=True)
+        found.append(outcome)
+    lines = [_head(given.seeds), *table(found)]
+    kept = TABLE.read_text().partition(MARK)[2] if TABLE.exists() else ""
+    TABLE.write_text("\n".join(lines) + f"\n\n{MARK}{kept}")
+    print("\n".join(lines))
 
 
-def measure(
-    source: Source, budget_s: float, width: int, work: Path, chosen: Mapping[ConfigurationName, ConfigurationPlan]
-) -> Measured:
-    """Train a network of a width for a time, and score it on the scans that its fold holds out.
-
-    Args:
-        source: Dataset.
-        budget_s: Of the training.
-        width: Base features.
-        work: Folder for workspaces.
-        chosen: Configurations that the rules choose for this time.
-    """
-    workspace, planned = _plan(source, budget_s, width, work)
-    name = pipeline.choose_configuration(planned, None)
-    request = TrainingRequest(
-        configuration=name,
-        fold=FOLD,
-        num_epochs=None,
-        budget_s=budget_s,
-        device="cpu",
-        seed=0,
-        num_workers=0,
-        restart=False,
-    )
-    workers = os.cpu_count() or 1
-    record = pipeline.train(workspace, request, workers, Silent())
-    model = pipeline.ModelChoice(name, (FOLD,), "cpu", mirror=False)
-    evaluation = pipeline.score_held_out(workspace, model, workers, Silent())
-    assert evaluation.mean_foreground_dice is not None
-    return Measured(
-        dataset=planned.dataset,
-        configuration=name,
-        budget_s=budget_s,
-        width=width,
-        patch_size=planned.configurations[name].patch_size,
-        num_steps=record.num_steps,
-        dice=evaluation.mean_foreground_dice,
-        is_chosen=chosen[name].network.features[0] == width,
-    )
+def of_width(width: int) -> Entries:
+    """Return the entries of the preset for CPUs that make a network so wide, on patches of the same size."""
+    rules = load_rulebook().for_preset("cpu")
+    sizing, widened = rules.inferred.sizing, width / rules.blueprint.network.base_features
+    return {
+        "network.base_features": width,
+        "sizing.reference_elements_2d": sizing.reference_elements_2d * widened,
+        "sizing.reference_elements_3d": sizing.reference_elements_3d * widened,
+    }
 
 
-def _plan(source: Source, budget_s: float, width: int | None, work: Path) -> tuple[Workspace, Plan]:
-    """Return the workspace and plan for a time; with a width, that one alone is planned."""
-    place = work / source.path.name / f"{budget_s:g}s_{width or 'chosen'}"
-    rules = None
-    if width is not None:
-        rules = place / "rules"
-        rules.mkdir(parents=True, exist_ok=True)
-        (rules / "inferred.toml").write_text(f"[budget.widths]\nvalue = {{ {width} = 1 }}\n")
-    time = pipeline.AskedTime(seconds=budget_s, covers="a training", device="cpu")
-    options = pipeline.PlanOptions(pipeline.CPU_PRESET, rules, time=time)
-    data = pipeline.DataOptions(source.group_by, None, os.cpu_count() or 1)
-    workspace = Workspace(place / "work")
-    return workspace, pipeline.plan(source.path, workspace, data, options, Silent())
-
-
-def table(rows: list[Measured]) -> list[str]:
-    """Return a table in Markdown: a line per dataset and budget, a column per width; the best Dice is bold."""
-    widths = sorted({row.width for row in rows})
+def table(found: list[Outcome]) -> list[str]:
+    """Return a table in Markdown: a line per dataset and time, a column per width; the best Dice is bold."""
+    widths = sorted({_width(outcome) for outcome in found})
     lines = [
-        "| dataset | time of a training | " + " | ".join(f"width {width}" for width in widths) + " | rules choose |",
+        "| dataset | seconds of a core | " + " | ".join(f"width {width}" for width in widths) + " | rules choose |",
         "|---|---|" + "---|" * (len(widths) + 1),
     ]
-    groups: dict[tuple[str, str, float], dict[int, Measured]] = {}
-    for row in rows:
-        groups.setdefault((row.dataset, row.configuration, row.budget_s), {})[row.width] = row
-    for (dataset, configuration, budget_s), found in groups.items():
-        best = max(row.dice for row in found.values())
-        cells = [_cell(found[width], best) if width in found else "not measured" for width in widths]
-        chosen = next((str(row.width) for row in found.values() if row.is_chosen), "another")
-        lines.append(f"| {dataset}, {configuration} | {budget_s:g} s | {' | '.join(cells)} | {chosen} |")
+    rows: dict[tuple[str, str, float], dict[int, list[Outcome]]] = {}
+    for outcome in found:
+        place = (outcome.dataset, outcome.configuration, outcome.trial.core_s or 0.0)
+        rows.setdefault(place, {}).setdefault(_width(outcome), []).append(outcome)
+    for (dataset, configuration, seconds), by_width in sorted(rows.items()):
+        best = max(_mean_dice(outcomes_of) for outcomes_of in by_width.values())
+        cells = [_cell(by_width[width], best) if width in by_width else "not measured" for width in widths]
+        chosen = _chosen({width: outcomes_of[0].num_steps for width, outcomes_of in by_width.items()})
+        lines.append(f"| {dataset}, {configuration} | {seconds:g} | {' | '.join(cells)} | {chosen} |")
     return lines
 
 
-def _cell(row: Measured, best: float) -> str:
-    dice = f"**{row.dice:.3f}**" if row.dice == best else f"{row.dice:.3f}"
-    return f"{dice} ({row.num_steps} steps of {'x'.join(map(str, row.patch_size))})"
+def _width(outcome: Outcome) -> int:
+    return int(outcome.trial.entries["network.base_features"])
 
 
-def _head() -> str:
-    return f"""# What a budget of time buys
-Measured with `python -m tools.measure_budgets` on {dt.date.today()}: {platform.processor() or platform.machine()},
-{os.cpu_count()} cores, {torch.get_num_threads()} threads; autoseg {autoseg.__version__}, torch {torch.__version__}.
-Dice is the mean over classes of whole scans that fold {FOLD} holds out, without mirror images, of one seed.
-Constants of the rules were chosen by this fold; results are reported of fold 0.
+def _mean_dice(outcomes_of: list[Outcome]) -> float:
+    return sum(outcome.dice for outcome in outcomes_of) / len(outcomes_of)
+
+
+def _chosen(num_steps: dict[int, int]) -> int:
+    """Return the width that the rules choose, by the steps that each width gets."""
+    needed = load_rulebook().inferred.budget.widths
+    enough = [width for width in sorted(num_steps) if num_steps[width] >= needed[width]]
+    return enough[-1] if enough else max(num_steps, key=lambda width: num_steps[width])
+
+
+def _cell(outcomes_of: list[Outcome], best: float) -> str:
+    found = _mean_dice(outcomes_of)
+    dice = f"**{found:.3f}**" if found == best else f"{found:.3f}"
+    return f"{dice} ({outcomes_of[0].num_steps} steps of {'x'.join(map(str, outcomes_of[0].patch_size))})"
+
+
+def _head(seeds: list[int]) -> str:
+    return f"""# What a time of training buys
+Which width of the network gets furthest in a given time, and how `--budget` chooses (`rules/inferred.toml [budget]`).
+Written by `python -m tools.measure_budgets` (`make budgets`) on {dt.date.today()}: {platform.machine()}, a core
+for each training; autoseg {autoseg.__version__}, torch {torch.__version__}; preset `cpu`, patches of all widths
+alike. Two cores take about 0.66 s for what one does in a second. Dice is the mean over classes of whole scans that
+fold {FOLD} holds out, without mirror images; seeds: {", ".join(map(str, seeds))}. The rules were chosen by this
+fold; results are reported of fold 0.
 """
 
 
