@@ -121,8 +121,8 @@ Written by `python -m tools.ablation` (`make ablation`) on {dt.date.today()}: {p
 each training; autoseg {autoseg.__version__}, torch {torch.__version__}.
 {first.dataset}, `{first.configuration}`, preset `cpu`, patches of {size}, {num_steps} steps. Dice is the mean
 over classes of whole scans that fold {FOLD} holds out, without mirror images; the recipe was chosen by this fold,
-results are reported of fold 0. A negative difference says that the recipe does worse with the change: that what it takes
-back was worth having.
+results are reported of fold 0. A negative difference says that the recipe does worse with the change: that what it
+takes back was worth having.
 """
 
 
