@@ -1,9 +1,10 @@
 """The evaluation stage: files with predictions and references in, an `Evaluation` out, one case in memory at a time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from autoseg.core.errors import EvaluationError
 from autoseg.core.labels import Labels, declare_labels
@@ -16,6 +17,8 @@ from autoseg.evaluate.pairs import Pair, grid_problems, pair_files, problem, ref
 from autoseg.evaluate.scores import CaseScores, Evaluation, summarise
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.rules import EvaluationRules
+
+SetName = TypeVar("SetName", bound=Hashable)
 
 
 def evaluation_rules(tolerance_mm: float | None = None) -> EvaluationRules:
@@ -87,26 +90,51 @@ def evaluate_pairs(
     Raises:
         EvaluationError: If there are no pairs, grids differ, files cannot be read or labels are undeclared; names all.
     """
-    if not pairs:
+    return evaluate_sets({"": pairs}, labels, progress, num_workers, scoring)[""]
+
+
+def evaluate_sets(
+    sets: Mapping[SetName, Sequence[Pair]],
+    labels: Labels | None,
+    progress: Progress | None = None,
+    num_workers: int = 0,
+    scoring: Scoring | None = None,
+) -> dict[SetName, Evaluation]:
+    """Compare several sets of pairs of label files, all cases in one go; see `evaluate_pairs`.
+
+    Args:
+        sets: Pairs by the name of their set, which may be anything; at least one pair each.
+        labels: Classes to score; None scores every value that occurs in a file, 0 being the background.
+        progress: Shows one step per pair.
+        num_workers: Processes that score cases side by side; 0 scores them in this one.
+        scoring: Constants of the scores, groups of cases; None for the constants in `rules/` and no groups.
+
+    Raises:
+        EvaluationError: See `evaluate_pairs`.
+    """
+    if not sets or not all(sets.values()):
         raise EvaluationError(
             "evaluate: at least one pair of files must be given, got none. Name the files to compare."
         )
-    refuse([problem for pair in pairs for problem in grid_problems(pair)])
-    labels = labels or labels_found(pairs)
+    listed = [(name, pair) for name, pairs in sets.items() for pair in pairs]
+    every_pair = [pair for _, pair in listed]
+    refuse([problem for pair in every_pair for problem in grid_problems(pair)])
+    labels = labels or labels_found(every_pair)
     scoring = scoring or Scoring()
-    num_threads = max(num_workers, 1) if len(pairs) == 1 else 1
+    num_threads = max(num_workers, 1) if len(listed) == 1 else 1
     score = partial(_score_files, labels=labels, rules=scoring.rules, num_threads=num_threads)
-    cases: list[CaseScores] = []
+    cases: dict[SetName, list[CaseScores]] = {name: [] for name in sets}
     problems: list[Problem] = []
-    with (progress or Silent()).task("evaluate", len(pairs)) as task:
-        for outcome in parallel_map(score, pairs, num_workers, _name_of, EvaluationError):
+    with (progress or Silent()).task("evaluate", len(listed)) as task:
+        found = parallel_map(score, every_pair, num_workers, _name_of, EvaluationError)
+        for (name, _), outcome in zip(listed, found, strict=True):
             if isinstance(outcome, CaseScores):
-                cases.append(outcome)
+                cases[name].append(outcome)
             else:
                 problems.extend(outcome)
             task.advance()
     refuse(problems)
-    return summarise(cases, labels, scoring.rules, scoring.groups)
+    return {name: summarise(scored, labels, scoring.rules, scoring.groups) for name, scored in cases.items()}
 
 
 def labels_found(pairs: Sequence[Pair]) -> Labels:

@@ -16,6 +16,7 @@ from autoseg.core.workspace import Workspace
 from autoseg.evaluate.scores import Evaluation
 from autoseg.network.device import choose_device
 from autoseg.pipeline.allocation import BudgetedRun, allocate, plan_for_time
+from autoseg.pipeline.crossval import candidate_folder
 from autoseg.pipeline.fitting import fit_to_device
 from autoseg.pipeline.heldout import score_held_out
 from autoseg.pipeline.prediction import ModelChoice
@@ -29,7 +30,7 @@ from autoseg.pipeline.prepare import (
     suited_preset,
 )
 from autoseg.pipeline.schedule import Allocation, Contents, allocation_table, contents_of, predicted_allocation
-from autoseg.pipeline.selection import SelectionRequest, ensemble_folder, make_selection
+from autoseg.pipeline.selection import SelectionRequest, make_selection
 from autoseg.pipeline.training import TrainingLength, num_loaders, train, training_length
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.select.choose import Selection, Together
@@ -205,7 +206,7 @@ def _outcome(
             )
             selection = make_selection(workspace, asked, progress)
             reached = selection.configurations
-            evaluation = Evaluation.load(ensemble_folder(workspace, reached) / "evaluation.json")
+            evaluation = Evaluation.load(candidate_folder(workspace, reached) / "evaluation.json")
     else:
         with watch.measure("predict and score held-out cases"):
             for name in contents.configurations:

@@ -2,36 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autoseg.core.artefact import digest_of, digest_of_file
-from autoseg.core.errors import EvaluationError, SelectionError
-from autoseg.core.labels import Labels
-from autoseg.core.parallel import parallel_map
+from autoseg.core.errors import SelectionError
 from autoseg.core.progress import Progress
 from autoseg.core.workspace import Workspace
 from autoseg.data.dataset import Case, Dataset
-from autoseg.data.image import read_image, read_label, write_label
 from autoseg.data.splits import Splits
 from autoseg.evaluate.bootstrap import draw_cases
 from autoseg.evaluate.compare import Difference, weighted_difference
-from autoseg.evaluate.pairs import Pair
-from autoseg.evaluate.run import Scoring, evaluate_pairs
-from autoseg.evaluate.scores import Evaluation
-from autoseg.pipeline.heldout import HeldOutPredictions, score_held_out
-from autoseg.pipeline.prediction import ModelChoice, load_model
+from autoseg.pipeline.crossval import HeldOutRequest
+from autoseg.pipeline.heldout import held_out_pairs, rules_of, score_candidates
 from autoseg.pipeline.prepare import load_plan
-from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.rules import Empirical
 from autoseg.plan.schema import ConfigurationName, Plan
-from autoseg.select.choose import Candidate, Selection, Together, candidates_of, class_weights, rank, stages_of
-from autoseg.select.crossfit import Metric, OutcomeTable, fit_postprocessing, honest_scores, mask_score, outcomes
-from autoseg.select.ensemble import Member, segment_together
-from autoseg.select.postprocess import Treatment, treatments
+from autoseg.select.choose import Candidate, Selection, candidates_of, class_weights, rank, stages_of
+from autoseg.select.crossfit import Metric, OutcomeTable, fit_postprocessing, honest_scores
+from autoseg.select.measure import Trial, measure_outcomes
 from autoseg.train.record import TrainingRecord
 
 
@@ -94,12 +83,14 @@ def make_selection(workspace: Workspace, request: SelectionRequest, progress: Pr
         PredictionError: If a case cannot be predicted.
     """
     held_out = find_held_out(workspace, request.configurations)
-    rules = load_rulebook().empirical
+    rules = rules_of(workspace).empirical
     made_from = _made_from(workspace, held_out, request, rules)
     if workspace.selection.exists() and (known := Selection.load(workspace.selection)).made_from == made_from:
         return known
     weights = class_weights(held_out.plan.labels, request.weights)
-    evaluations = _evaluate_candidates(workspace, held_out, request, progress)
+    folds = tuple(range(len(held_out.splits.folds)))
+    wanted = HeldOutRequest(tuple(candidates_of(held_out.configurations)), folds, request.device, request.mirror)
+    evaluations = score_candidates(workspace, wanted, request.num_workers, progress)
     ranked = rank(
         evaluations,
         request.metric,
@@ -114,7 +105,7 @@ def make_selection(workspace: Workspace, request: SelectionRequest, progress: Pr
         metric=request.metric,
         tolerance_mm=rules.evaluation.tolerance_mm,
         weights={label.name: float(weights[number]) for number, label in enumerate(held_out.plan.labels.foreground)},
-        folds=tuple(range(len(held_out.splits.folds))),
+        folds=folds,
         num_cases=len(held_out.cases),
         num_groups=len({case.group for case in held_out.cases.values()}),
         configurations=ranked[0].configurations,
@@ -192,88 +183,6 @@ def _training_problems(
     return problems
 
 
-def _evaluate_candidates(
-    workspace: Workspace, held_out: HeldOut, request: SelectionRequest, progress: Progress
-) -> dict[Together, Evaluation]:
-    """Return the scores of every candidate on all held-out cases."""
-    folds = tuple(range(len(held_out.splits.folds)))
-    for name in held_out.configurations:
-        score_held_out(
-            workspace, ModelChoice(name, folds, request.device, request.mirror), request.num_workers, progress
-        )
-    pairs = [together for together in candidates_of(held_out.configurations) if len(together) > 1]
-    if pairs:
-        with progress.task("predict ensembles", len(held_out.cases)) as task:
-            for fold in folds:
-                predict_ensembles(workspace, held_out, pairs, fold, request)
-                task.advance(len(held_out.splits.folds[fold].validation))
-    scoring = Scoring(groups={name: case.group for name, case in held_out.cases.items()})
-    evaluations = {}
-    for together in candidates_of(held_out.configurations):
-        folder = ensemble_folder(workspace, together)
-        found = evaluate_pairs(
-            _label_pairs(folder, held_out), held_out.plan.labels, progress, request.num_workers, scoring
-        )
-        found.save(folder / "evaluation.json")
-        evaluations[together] = found
-    return evaluations
-
-
-def ensemble_folder(workspace: Workspace, together: Together) -> Path:
-    """Return the folder of the held-out label maps of a candidate."""
-    return workspace.crossval("+".join(together))
-
-
-def predict_ensembles(
-    workspace: Workspace, held_out: HeldOut, pairs: Sequence[Together], fold: int, request: SelectionRequest
-) -> None:
-    """Write the label maps of the held-out cases of a fold by several ensembles, unless they are there.
-
-    Each case is predicted once by each configuration; the probabilities are gone before the next case.
-    """
-    names = list(dict.fromkeys(name for together in pairs for name in together))
-    made_from = {"mirrored": str(request.mirror)} | {
-        name: digest_of_file(workspace.fold(name, fold).weights) for name in names
-    }
-    records = {together: ensemble_folder(workspace, together) / f"fold_{fold}.json" for together in pairs}
-    if all(_is_done(record, made_from) for record in records.values()):
-        return
-    choices = [ModelChoice(name, (fold,), request.device, request.mirror, earlier_folds=(fold,)) for name in names]
-    predictors = [load_model(workspace, choice) for choice in choices]
-    outputs: dict[Together, dict[str, str]] = {together: {} for together in pairs}
-    for name in held_out.splits.folds[fold].validation:
-        image = read_image([Path(path) for path in held_out.cases[name].images])
-        members = [
-            Member(predictor.prepare(image, name), predictor.model, predictor.settings) for predictor in predictors
-        ]
-        wanted = [[names.index(part) for part in together] for together in pairs]
-        suffix = _label_file(ensemble_folder(workspace, (names[0],)), name).name.removeprefix(name)
-        for together, label in zip(pairs, segment_together(members, wanted), strict=True):
-            write_label(ensemble_folder(workspace, together) / f"{name}{suffix}", label)
-            outputs[together][name] = f"{name}{suffix}"
-    for together, record in records.items():
-        HeldOutPredictions(made_from=made_from, outputs=outputs[together]).save(record)
-
-
-def _is_done(record: Path, made_from: dict[str, str]) -> bool:
-    if not record.exists():
-        return False
-    done = HeldOutPredictions.load(record)
-    return done.made_from == made_from and all((record.parent / name).exists() for name in done.outputs.values())
-
-
-def _label_file(folder: Path, name: str) -> Path:
-    """Return the label map of a case among the held-out predictions."""
-    for record in sorted(folder.glob("fold_*.json")):
-        if output := HeldOutPredictions.load(record).outputs.get(name):
-            return folder / output
-    raise SelectionError(f"{folder}: a label map of {name} must be there, found none. Run `autoseg select` again.")
-
-
-def _label_pairs(folder: Path, held_out: HeldOut) -> list[Pair]:
-    return [(name, _label_file(folder, name), Path(str(case.label))) for name, case in held_out.cases.items()]
-
-
 def _outcome_table(
     workspace: Workspace,
     held_out: HeldOut,
@@ -284,36 +193,16 @@ def _outcome_table(
 ) -> OutcomeTable:
     """Return what every treatment would do to every held-out case of the winner."""
     labels = held_out.plan.labels
-    tried = treatments(rules.postprocessing.min_volumes_mm3)
-    pairs = _label_pairs(ensemble_folder(workspace, winner.configurations), held_out)
-    measure = partial(_case_outcomes, labels=labels, tried=tried, metric=request.metric, rules=rules)
-    rows = []
-    with progress.task("postprocessing", len(pairs)) as task:
-        for row in parallel_map(measure, pairs, request.num_workers, _name_of, EvaluationError):
-            rows.append(row)
-            task.advance()
+    trial = Trial(labels, request.metric, rules)
+    pairs = held_out_pairs(workspace, winner.configurations, tuple(held_out.cases.values()))
     return OutcomeTable(
-        scores=np.stack(rows),
+        scores=measure_outcomes(pairs, trial, request.num_workers, progress),
         folds=np.array([held_out.folds[name] for name, _, _ in pairs]),
         weights=class_weights(labels, request.weights),
         names=tuple(label.name for label in labels.foreground),
-        tried=tried,
+        tried=trial.tried,
         min_gain=rules.postprocessing.min_gain,
     )
-
-
-def _case_outcomes(
-    pair: Pair, labels: Labels, tried: tuple[Treatment, ...], metric: Metric, rules: Empirical
-) -> NDArray[np.float64]:
-    maps = [read_label(path) for path in pair[1:]]
-    prediction, reference = (labels.to_indices(found.array) for found in maps)
-    spacing_mm = maps[1].geometry.spacing
-    score = mask_score(metric, spacing_mm, rules.evaluation)
-    return outcomes(prediction, reference, spacing_mm, labels, tried, score)
-
-
-def _name_of(pair: Pair) -> str:
-    return pair[0]
 
 
 def _gain(held_out: HeldOut, table: OutcomeTable, rules: Empirical) -> Difference:

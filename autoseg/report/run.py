@@ -7,7 +7,7 @@ from autoseg.data.dataset import Case, Dataset
 from autoseg.data.image import read_image, read_label
 from autoseg.evaluate.scores import CaseScores
 from autoseg.pipeline import RunResult
-from autoseg.pipeline.selection import ensemble_folder
+from autoseg.pipeline.crossval import candidate_folder
 from autoseg.report.live import curves_path
 from autoseg.report.picture import write_curves, write_overlay
 
@@ -40,7 +40,7 @@ def telling_cases(cases: tuple[CaseScores, ...]) -> dict[str, CaseScores]:
 
 def _draw_case(workspace: Workspace, result: RunResult, place: str, scores: CaseScores, case: Case) -> Path:
     """Write the overlay of a held-out case with its reference and prediction."""
-    predicted = next(ensemble_folder(workspace, result.reached).glob(f"{case.name}.*"))
+    predicted = next(candidate_folder(workspace, result.reached).glob(f"{case.name}.*"))
     score = "" if scores.dice is None else f", Dice {scores.dice:.3f}"
     overlay = workspace.report / f"{'+'.join(result.reached)}_{place}_case.png"
     write_overlay(

@@ -51,11 +51,11 @@ def segment_together(
     report: Callable[[float], None] = lambda _: None,
     onlooker: Onlooker | None = None,
 ) -> list[LabelImage]:
-    """Return the label map of a scan by each of several ensembles, on the scan's grid.
+    """Return the label map of a scan by each of several ensembles, on the scan's grid; each member predicts once.
 
     Args:
         members: Configurations of one plan, each with the same scan.
-        wanted: Of each ensemble, the numbers of its members.
+        wanted: Of each ensemble, the numbers of its members; a member may also stand alone.
         report: Called with every further share of the work that is done; the shares sum to 1.
         onlooker: Is shown the logarithms of the mean probabilities of the first ensemble as logits.
 
@@ -65,23 +65,28 @@ def segment_together(
     properties, labels = members[0].prepared.properties, members[0].model.plan.labels
     onlooker = onlooker or Onlooker()
     scratch = members[0].settings.scratch
+    averaged = {number for together in wanted if len(together) > 1 for number in together}
+    if onlooker.observe is not None:
+        averaged |= set(wanted[0])
     with ExitStack() as stack:
-        fields = [
-            stack.enter_context(_Field(labels.num_outputs, properties.cropped_shape, labels.painted, scratch))
-            for _ in members
-        ]
+        fields = {
+            number: stack.enter_context(_Field(labels.num_outputs, properties.cropped_shape, labels.painted, scratch))
+            for number in sorted(averaged)
+        }
         classes = [
             predict_classes(
                 member.prepared,
                 member.model,
                 member.settings,
                 partial(_report_part, report, 1 / len(members)),
-                Onlooker(field.keep, onlooker.stopwatch),
+                Onlooker(fields[number].keep if number in fields else None, onlooker.stopwatch),
             )
-            for member, field in zip(members, fields, strict=True)
+            for number, member in enumerate(members)
         ]
         found = [
             _joined([classes[number] for number in together], [fields[number] for number in together], labels.painted)
+            if len(together) > 1
+            else classes[together[0]]
             for together in wanted
         ]
         if onlooker.observe is not None:

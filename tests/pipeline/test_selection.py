@@ -1,12 +1,15 @@
 """Selection in a workspace: from networks that are there to `selection.json`, and what is wrong with others."""
 
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from autoseg import pipeline
 from autoseg.core.errors import PredictionError, SelectionError
@@ -16,11 +19,15 @@ from autoseg.data.dataset import Dataset
 from autoseg.data.image import read_image, read_label
 from autoseg.data.splits import Splits
 from autoseg.evaluate.scores import Evaluation
+from autoseg.infer.case import Model, Onlooker, Settings, predict_classes
 from autoseg.network.checkpoint import save_weights
 from autoseg.network.unet import UNet
+from autoseg.pipeline import heldout
 from autoseg.pipeline.prediction import load_model, load_selection
 from autoseg.pipeline.selection import SelectionRequest, find_held_out, make_selection
 from autoseg.plan.schema import ConfigurationName, Plan
+from autoseg.preprocess.case import Prepared
+from autoseg.select import ensemble
 from autoseg.select.choose import Selection
 from autoseg.select.ensemble import Member, segment_together
 from autoseg.select.postprocess import Postprocessing, Treatment
@@ -84,6 +91,18 @@ def copied(trained: Workspace, tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "work")
 
 
+def _before_each_prediction(monkeypatch: pytest.MonkeyPatch, act: Callable[[str, Model], None]) -> None:
+    """Have `act` see the name of each case and the model that is about to predict it."""
+
+    def predicting(
+        prepared: Prepared, model: Model, settings: Settings, report: Callable[[float], None], onlooker: Onlooker
+    ) -> NDArray[np.uint8 | np.uint16]:
+        act(prepared.properties.name, model)
+        return predict_classes(prepared, model, settings, report, onlooker)
+
+    monkeypatch.setattr(ensemble, "predict_classes", predicting)
+
+
 def test_every_candidate_is_scored_on_every_case(trained: Workspace) -> None:
     selection = Selection.load(trained.selection)
 
@@ -115,19 +134,98 @@ def test_only_label_maps_and_scores_are_left(trained: Workspace) -> None:
     assert left == {".gz", ".json"}
 
 
-@pytest.mark.slow
-def test_what_was_predicted_is_not_predicted_again(copied: Workspace) -> None:
+def test_each_case_is_predicted_once_by_each_configuration(copied: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone and together; of a run that was broken off, only what is missing."""
     before = Selection.load(copied.selection)
-    path = copied.crossval("2d+3d_fullres") / "pat0_scan0.nii.gz"
-    written = path.stat().st_mtime_ns
-    (copied.crossval("2d+3d_fullres") / "pat1_scan2.nii.gz").unlink()
+    seen: list[tuple[str, str]] = []
 
+    def note(name: str, model: Model) -> None:
+        seen.append((name, "2d" if len(model.configuration.patch_size) == 2 else "3d"))
+
+    _before_each_prediction(monkeypatch, note)
+    shutil.rmtree(copied.root / "crossval")
+    copied.selection.unlink()
     assert make_selection(copied, REQUEST, Silent()) == before
-    fold = next(
-        number for number, split in enumerate(Splits.load(copied.splits).folds) if "pat1_scan2" in split.validation
+    assert sorted(seen) == sorted(
+        (case.name, name) for case in Dataset.load(copied.dataset).cases for name in ("2d", "3d")
     )
-    is_of_fold = "pat0_scan0" in Splits.load(copied.splits).folds[fold].validation
-    assert (path.stat().st_mtime_ns == written) != is_of_fold
+
+    kept = copied.crossval("2d+3d_fullres") / "pat0_scan0.nii.gz"
+    written = kept.stat().st_mtime_ns
+    for together in ("2d+3d_fullres", "3d_fullres"):
+        (copied.crossval(together) / "pat1_scan2.nii.gz").unlink()
+    copied.selection.unlink()
+    seen.clear()
+    assert make_selection(copied, REQUEST, Silent()) == before
+    assert sorted(seen) == [("pat1_scan2", "2d"), ("pat1_scan2", "3d")]
+    assert kept.stat().st_mtime_ns == written
+
+
+def test_predictions_that_were_broken_off_go_on_with_the_next_case(
+    copied: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Selection.load(copied.selection)
+    shutil.rmtree(copied.root / "crossval")
+    copied.selection.unlink()
+    held_out = Splits.load(copied.splits).folds[0].validation
+
+    def break_off(name: str, _: Model) -> None:
+        if name == held_out[1]:
+            raise MemoryError
+
+    _before_each_prediction(monkeypatch, break_off)
+    with pytest.raises(PredictionError, match=rf"{held_out[1]}.*MemoryError: no more memory. Check"):
+        make_selection(copied, REQUEST, Silent())
+    assert {path.name for path in copied.crossval("2d").iterdir()} == {
+        f"{held_out[0]}.nii.gz",
+        "unfinished_fold_0.json",
+    }
+    monkeypatch.setattr(ensemble, "predict_classes", predict_classes)
+    written = (copied.crossval("2d") / f"{held_out[0]}.nii.gz").stat().st_mtime_ns
+    assert make_selection(copied, REQUEST, Silent()) == before
+    assert (copied.crossval("2d") / f"{held_out[0]}.nii.gz").stat().st_mtime_ns == written
+    assert not list(copied.crossval("2d").glob("unfinished*"))
+
+
+def test_another_metric_scores_nothing_again(copied: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(heldout, "evaluate_sets", refusing)
+    assert make_selection(copied, replace(REQUEST, metric="nsd"), Silent()).metric == "nsd"
+
+
+def test_scores_of_one_fold_draw_patients_too(copied: Workspace) -> None:
+    choice = pipeline.ModelChoice("2d", (0,), "cpu", mirror=False)
+    cases = pipeline.score_held_out(copied, choice, 0, Silent()).cases
+    assert [case.group for case in cases] == [case.name.partition("_")[0] for case in cases]
+
+
+def test_disk_stays_far_below_that_of_the_images(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is left are label maps; what waits meanwhile is one case's probabilities, within the bound."""
+    waiting: list[tuple[int, int]] = []
+    give_up = ensemble._Field.__exit__
+
+    def weighing(field: ensemble._Field, *error: object) -> None:
+        field.probabilities.flush()
+        waiting.append((os.fstat(field._file.fileno()).st_blocks * 512, field.probabilities.nbytes))
+        give_up(field, *error)
+
+    monkeypatch.setattr(ensemble._Field, "__exit__", weighing)
+    shutil.rmtree(trained.root / "crossval")
+    trained.selection.unlink()
+    make_selection(trained, REQUEST, Silent())
+
+    planned = pipeline.load_plan(trained)
+    cases = Dataset.load(trained.dataset).cases
+    voxels = [int(np.prod(read_label(Path(str(case.label))).array.shape)) for case in cases]
+    assert len(waiting) == 2 * len(cases)
+    assert all(0 < found <= bound + 4096 for found, bound in waiting)
+    assert max(bound for _, bound in waiting) <= 2 * planned.labels.num_outputs * max(voxels)
+
+    images = sum(Path(path).stat().st_size for case in cases for path in case.images)
+    left = sum(path.stat().st_size for path in (trained.root / "crossval").rglob("*.nii.gz"))
+    assert left < images / 2
 
 
 @pytest.mark.slow

@@ -1,0 +1,72 @@
+"""What every treatment would do to the scores of held-out cases, from their files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.core.errors import EvaluationError
+from autoseg.core.labels import Labels
+from autoseg.core.parallel import parallel_map
+from autoseg.core.progress import Progress
+from autoseg.data.image import read_label
+from autoseg.evaluate.pairs import Pair
+from autoseg.plan.rules import Empirical
+from autoseg.select.crossfit import Metric, mask_score, outcomes
+from autoseg.select.postprocess import Treatment, treatments
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is tried on label maps, and how it is judged.
+
+    Attributes:
+        labels: Classes.
+        metric: That judges.
+        rules: Constants of scores and treatments.
+    """
+
+    labels: Labels
+    metric: Metric
+    rules: Empirical
+
+    @property
+    def tried(self) -> tuple[Treatment, ...]:
+        """What may be done to a class, doing nothing first."""
+        return treatments(self.rules.postprocessing.min_volumes_mm3)
+
+
+def measure_outcomes(pairs: Sequence[Pair], trial: Trial, num_workers: int, progress: Progress) -> NDArray[np.float64]:
+    """Return the score of each class of each case after each treatment, (cases, 2, classes, treatments).
+
+    Args:
+        pairs: Name of the case, file of its prediction, file of its reference.
+        trial: What is tried.
+        num_workers: Processes that measure cases side by side.
+        progress: Shows one step per case.
+
+    Raises:
+        EvaluationError: If a process dies.
+    """
+    rows = []
+    with progress.task("postprocessing", len(pairs)) as task:
+        measured = parallel_map(partial(case_outcomes, trial=trial), pairs, num_workers, _name_of, EvaluationError)
+        for row in measured:
+            rows.append(row)
+            task.advance()
+    return np.stack(rows)
+
+
+def case_outcomes(pair: Pair, trial: Trial) -> NDArray[np.float64]:
+    """Return the score of each class of a case after each treatment, (2, classes, treatments); see `outcomes`."""
+    maps = [read_label(path) for path in pair[1:]]
+    prediction, reference = (trial.labels.to_indices(found.array) for found in maps)
+    spacing_mm = maps[1].geometry.spacing
+    score = mask_score(trial.metric, spacing_mm, trial.rules.evaluation)
+    return outcomes(prediction, reference, spacing_mm, trial.labels, trial.tried, score)
+
+
+def _name_of(pair: Pair) -> str:
+    return pair[0]
