@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 
 from autoseg.cli.interruption import INTERRUPTION
-from autoseg.cli.terminal import err
+from autoseg.cli.terminal import err, show_logs
 from autoseg.core.workspace import FoldName, Workspace
 from autoseg.plan.schema import ConfigurationName
 from autoseg.report.board import Board, board_folder
@@ -30,3 +30,11 @@ def training_hooks(workspace: Workspace, *, tensorboard: bool) -> Iterator[Hooks
                 show(configuration, fold)
 
         yield Hooks(INTERRUPTION.postponed, after_epoch)
+
+
+@contextmanager
+def job_hooks(workspace: Workspace, *, tensorboard: bool) -> Iterator[Hooks]:
+    """Give the hooks of a training in a process of its own, which knows nothing of the command that it is part of."""
+    show_logs(debug=False)
+    with INTERRUPTION.watched(), training_hooks(workspace, tensorboard=tensorboard) as hooks:
+        yield hooks

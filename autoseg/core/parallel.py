@@ -4,10 +4,12 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing.context import BaseContext
 from typing import TypeVar
 
@@ -46,7 +48,8 @@ def parallel_map(
         return
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     rest = iter(items)
-    pool = ProcessPoolExecutor(min(num_workers, len(items)), mp_context=_context(function.__module__))
+    num_processes = min(num_workers, len(items))
+    pool = ProcessPoolExecutor(num_processes, mp_context=_context(function.__module__), initializer=end_with_parent)
     try:
         for item in rest:
             waiting.append((item, pool.submit(function, item)))
@@ -74,6 +77,27 @@ def begin_workers(module: str, num_workers: int) -> None:
         from multiprocessing import forkserver  # Windows lacks it
 
         forkserver.ensure_running()
+
+
+def when_parent_ends(action: Callable[[], object]) -> None:
+    """Have a thread call `action` when the process that started this one through multiprocessing is gone.
+
+    A process that is killed takes none of those with it that it has started: they would wait for work for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        action()
+
+    threading.Thread(target=wait, daemon=True, name="when parent ends").start()
+
+
+def end_with_parent() -> None:
+    """Have this process end when the one that started it through multiprocessing is gone."""
+    when_parent_ends(partial(os._exit, 1))
 
 
 def is_launched() -> bool:

@@ -49,6 +49,16 @@ class FoldFolder:
         """Held while a training runs here."""
         return self.root / "training.lock"
 
+    @property
+    def log(self) -> Path:
+        """What a training in a process of its own has to say."""
+        return self.root / "training.log"
+
+    @property
+    def submission(self) -> Path:
+        """The job of a cluster that trains here."""
+        return self.root / "submission.json"
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -102,6 +112,11 @@ class Workspace:
         return self.root / "selection.json"
 
     @property
+    def packed(self) -> Path:
+        """The manifest of a packed model, where the workspace is an unpacked one."""
+        return self.root / "model.json"
+
+    @property
     def run(self) -> Path:
         """What a run has reached."""
         return self.root / "run.json"
@@ -119,6 +134,16 @@ class Workspace:
     @property
     def report(self) -> Path:
         return self.root / "report"
+
+    @property
+    def jobs(self) -> Path:
+        """What submitit keeps of the jobs of a cluster: scripts, pickles, what they say."""
+        return self.root / "jobs"
+
+    @property
+    def preparing(self) -> Path:
+        """Lock that is held while trainings are prepared."""
+        return self.root / "preparing.lock"
 
     def preprocessed(self, data_key: str) -> Path:
         """Folder of the preprocessed cases of one way of preprocessing."""

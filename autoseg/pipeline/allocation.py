@@ -45,6 +45,7 @@ class BudgetedRun:
         seed: Of the trainings.
         budget_s: Seconds for everything.
         elapsed_s: Returns the seconds that are gone.
+        together_s: Returns the seconds that trainings take together, from those that each takes, in their order.
     """
 
     contents: Contents
@@ -52,6 +53,11 @@ class BudgetedRun:
     seed: int
     budget_s: float
     elapsed_s: Callable[[], float]
+    together_s: Callable[[Sequence[float]], float] = sum
+
+    def num_rounds(self, num_trainings: int) -> int:
+        """Return how many trainings of the same length follow each other, where others run beside them."""
+        return round(self.together_s([1.0] * num_trainings))
 
 
 def plan_for_time(workspace: Workspace, run: BudgetedRun) -> Contents:
@@ -77,7 +83,7 @@ def plan_for_time(workspace: Workspace, run: BudgetedRun) -> Contents:
         configuration=first,
         seconds=left_s,
         spent_s=spent_s,
-        num_trainings=len(run.contents.folds_of(first)),
+        num_trainings=run.num_rounds(len(run.contents.folds_of(first))),
         held_out=_held_out(workspace, run),
     )
     alone = _planned(workspace, asked, budget)
@@ -116,7 +122,7 @@ def _affordable(
     for number in range(len(names), 1, -1):
         contents = run.contents.only(names[:number], paces.plan)
         parts = _parts(names[:number], rulebook)
-        steps = {name: paces.num_steps(contents, name, part * left_s) for name, part in parts.items()}
+        steps = {name: paces.num_steps(run, contents, name, part * left_s) for name, part in parts.items()}
         poor = [f"{name} {found}" for name, found in steps.items() if found < rulebook.empirical.run.min_steps]
         if not poor:
             return names[:number]
@@ -163,10 +169,11 @@ class _Paces:
         steps = {name: step_with_validation_s(pace, inferred.budget) for name, pace in paces.items()}
         return cls(planned, steps, {name: pace.scans_s for name, pace in paces.items()}, inferred.budget)
 
-    def num_steps(self, contents: Contents, name: ConfigurationName, seconds: float) -> int:
+    def num_steps(self, run: BudgetedRun, contents: Contents, name: ConfigurationName, seconds: float) -> int:
         """Return the steps of each training of a configuration that so many seconds buy."""
         predicted = self.rules.prediction_margin * contents.num_passes[name] * self.scans_s[name]
-        return max(int((seconds - predicted) / len(contents.folds_of(name)) / self.step_s[name]), 0)
+        num_rounds = run.num_rounds(len(contents.folds_of(name)))
+        return max(int((seconds - predicted) / num_rounds / self.step_s[name]), 0)
 
 
 def allocate(workspace: Workspace, run: BudgetedRun, contents: Contents) -> Allocation:
@@ -196,15 +203,15 @@ def allocate(workspace: Workspace, run: BudgetedRun, contents: Contents) -> Allo
         name: paces.rules.prediction_margin * passes * _prediction_s(workspace, planned, name, run, asked.timing)
         for name, passes in contents.num_passes.items()
     }
-    spent_s, parts = run.elapsed_s(), _parts(contents.configurations, rulebook)
+    spent_s, parts = run.elapsed_s(), _training_parts(planned, contents, run, rulebook)
     left_s = run.budget_s - spent_s - sum(prediction_s.values())
     shares = []
     for name in contents.configurations:
         number = len(contents.folds_of(name))
-        training_s = parts[name] * left_s / number
+        training_s = parts[name] * left_s
         num_steps = max(int(training_s / paces.step_s[name]), 0)
         if num_steps < paces.rules.least_steps:
-            least_s = run.budget_s - left_s + number * paces.rules.least_steps * paces.step_s[name] / parts[name]
+            least_s = run.budget_s - left_s + paces.rules.least_steps * paces.step_s[name] / parts[name]
             raise PlanError(too_short(least_s, number, paces.step_s[name], num_steps, paces.rules))
         shares.append(
             Share(
@@ -218,6 +225,24 @@ def allocate(workspace: Workspace, run: BudgetedRun, contents: Contents) -> Allo
     allocation = Allocation(made_from=made_from, shares=tuple(shares), mirror=asked.timing.choice.mirror)
     allocation.save(workspace.allocation)
     return allocation
+
+
+def _training_parts(
+    planned: Plan, contents: Contents, run: BudgetedRun, rulebook: Rulebook
+) -> dict[ConfigurationName, float]:
+    """Return the part of the time of each single training, by configuration; together they take all of it."""
+    parts = {
+        name: part / len(contents.folds_of(name)) for name, part in _parts(contents.configurations, rulebook).items()
+    }
+    total = 0.0
+    for is_later in (False, True):
+        names = [
+            name
+            for name in contents.configurations
+            if (planned.configurations[name].previous_stage is not None) == is_later
+        ]
+        total += run.together_s([parts[name] for name in names for _ in contents.folds_of(name)])
+    return {name: part / total for name, part in parts.items()}
 
 
 def _held_out(workspace: Workspace, run: BudgetedRun) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import logging
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,6 +20,7 @@ from autoseg.pipeline.allocation import BudgetedRun, allocate, plan_for_time
 from autoseg.pipeline.crossval import candidate_folder
 from autoseg.pipeline.fitting import fit_to_device
 from autoseg.pipeline.heldout import score_held_out
+from autoseg.pipeline.jobs import ONE_BY_ONE, SideBySide, train_all
 from autoseg.pipeline.prediction import ModelChoice
 from autoseg.pipeline.prepare import (
     AskedTime,
@@ -31,7 +33,7 @@ from autoseg.pipeline.prepare import (
 )
 from autoseg.pipeline.schedule import Allocation, Contents, allocation_table, contents_of, predicted_allocation
 from autoseg.pipeline.selection import SelectionRequest, make_selection
-from autoseg.pipeline.training import TrainingLength, num_loaders, train, training_length
+from autoseg.pipeline.training import TrainingLength, num_loaders, training_length
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.select.choose import Selection, Together
 from autoseg.train.hooks import NO_HOOKS, Hooks
@@ -56,6 +58,7 @@ class RunRequest:
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         seed: Of weights, patches and augmentation.
         init_from: Weights to begin with, a file or the folder of a finished training; None for random ones.
+        side_by_side: How many trainings run at a time, and who starts them.
     """
 
     source: Path
@@ -68,6 +71,7 @@ class RunRequest:
     device: str
     seed: int
     init_from: Path | None = None
+    side_by_side: SideBySide = ONE_BY_ONE
 
 
 class RunResult(Artefact):
@@ -124,14 +128,21 @@ def run(workspace: Workspace, request: RunRequest, progress: Progress, hooks: Ho
         planned = plan(request.source, workspace, request.data, _planning(request), progress)
     contents = contents_of(workspace, planned, request.configurations, request.folds)
     length = training_length(planned, request.num_epochs, request.budget_s)
-    contents, allocation = _allocated(workspace, request, (contents, length), progress, watch)
+    with request.side_by_side.sharing(request.device, contents.num_trainings):
+        contents, allocation = _allocated(workspace, request, (contents, length), progress, watch)
     _announce(load_plan(workspace), request, allocation)
-    for share in allocation.shares:
-        lasts = length if request.budget_s is None else TrainingLength(None, share.training_s)
-        for fold in contents.folds_of(share.configuration):
-            training = _training(request, share.configuration, fold, lasts)
-            record = train(workspace, training, request.data.num_workers, progress, hooks)
-            watch.seconds["train"] = watch.seconds.get("train", 0.0) + record.seconds
+    trainings = [
+        _training(
+            request,
+            share.configuration,
+            fold,
+            length if request.budget_s is None else TrainingLength(None, share.training_s),
+        )
+        for share in allocation.shares
+        for fold in contents.folds_of(share.configuration)
+    ]
+    records = train_all(workspace, trainings, request.side_by_side, request.data.num_workers, progress, hooks)
+    watch.seconds["train"] = request.side_by_side.wall_s([record.seconds for record in records], request.device)
     result = _outcome(workspace, request, contents, allocation, progress, watch)
     result.save(workspace.run)
     return result
@@ -154,7 +165,8 @@ def _allocated(
             return contents, predicted_allocation(workspace, planned, contents, length.num_epochs, request.device)
     assert request.budget_s is not None
     _preprocess(workspace, contents.configurations[:1], num_workers, progress, watch)
-    timed = BudgetedRun(contents, request.device, request.seed, request.budget_s, watch.elapsed_s)
+    together_s = partial(request.side_by_side.wall_s, device=request.device)
+    timed = BudgetedRun(contents, request.device, request.seed, request.budget_s, watch.elapsed_s, together_s)
     with watch.measure("plan for the time"):
         contents = plan_for_time(workspace, timed)
     _preprocess(workspace, contents.configurations, num_workers, progress, watch)

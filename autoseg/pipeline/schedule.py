@@ -46,6 +46,11 @@ class Contents:
         passes = 2 if self.selects and len(self.configurations) > 1 else 1
         return {name: passes + (name in self.stages) for name in self.configurations}
 
+    @property
+    def num_trainings(self) -> int:
+        """Of all configurations together."""
+        return sum(len(self.folds_of(name)) for name in self.configurations)
+
     def folds_of(self, configuration: ConfigurationName) -> tuple[int, ...]:
         """Return the folds of a configuration that are trained."""
         return self.all_folds if configuration in self.stages else self.folds

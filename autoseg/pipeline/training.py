@@ -4,6 +4,8 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 
+import filelock
+
 from autoseg.core.errors import TrainingError
 from autoseg.core.progress import Progress
 from autoseg.core.workspace import ALL_DATA, FoldName, Workspace
@@ -15,6 +17,7 @@ from autoseg.pipeline.fitting import fit_to_device
 from autoseg.pipeline.prepare import preprocess
 from autoseg.pipeline.status import noting_failure
 from autoseg.plan.schema import Plan
+from autoseg.train.failure import writing
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.loop import FoldData, TrainingRequest, train_fold
 from autoseg.train.record import TrainingRecord
@@ -69,14 +72,29 @@ def train(
     """
     folder = workspace.fold(request.configuration, request.fold)
     with noting_failure(folder):
-        planned, data = request.team.by_first(partial(_prepared, workspace, request, num_workers, progress))
+        planned, data = request.team.by_first(partial(prepare_training, workspace, request, num_workers, progress))
         return train_fold(planned, data, folder, request, progress, hooks)
+
+
+def prepare_training(
+    workspace: Workspace, request: TrainingRequest, num_workers: int, progress: Progress
+) -> tuple[Plan, FoldData]:
+    """Return the plan, proved on the device, and what a fold learns from, preprocessed.
+
+    Of folds that begin side by side, the first does what has not been done; the others wait for it.
+    """
+    lock = filelock.FileLock(workspace.preparing)
+    with writing(workspace.root):
+        lock.acquire()
+    try:
+        return _prepared(workspace, request, num_workers, progress)
+    finally:
+        lock.release()
 
 
 def _prepared(
     workspace: Workspace, request: TrainingRequest, num_workers: int, progress: Progress
 ) -> tuple[Plan, FoldData]:
-    """Return the plan, proved on the device, and what a fold learns from, preprocessed."""
     split = load_split(workspace, request.fold)
     stage = require_earlier_stage(workspace, request.configuration)
     if request.fold == ALL_DATA:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from autoseg.core.artefact import digest_of
 from autoseg.core.errors import AutosegError, DatasetError
+from autoseg.core.parallel import end_with_parent
 from autoseg.core.progress import Progress
 from autoseg.data.dataset import Case, Dataset
 from autoseg.data.image import read_image, read_label
@@ -96,10 +96,9 @@ def _preprocess_all(cases: Sequence[Case], job: _Job, num_workers: int) -> Itera
             _preprocess(case, job)
             yield case
         return
-    one_thread = partial(threadpool_limits, 1)
     num_processes = min(num_workers, len(cases))
     waiting = iter(cases)
-    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn"), initializer=one_thread) as pool:
+    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
         running: dict[Future[None], Case] = {}
         try:
             while True:
@@ -118,6 +117,11 @@ def _preprocess_all(cases: Sequence[Case], job: _Job, num_workers: int) -> Itera
                 f"{suspects}: a worker must survive preprocessing one of these cases, got a process that died, "
                 "most likely killed for want of memory. Use fewer workers."
             ) from None
+
+
+def _begin_worker() -> None:
+    threadpool_limits(1)
+    end_with_parent()
 
 
 def _preprocess(case: Case, job: _Job) -> None:

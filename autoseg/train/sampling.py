@@ -4,6 +4,7 @@ A broken-off training therefore goes on with exactly the batches that it would h
 workers changes nothing.
 """
 
+import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from autoseg.core.errors import AutosegError, TrainingError
 from autoseg.core.geometry import Box
+from autoseg.core.parallel import end_with_parent
 from autoseg.core.seeding import generator
 from autoseg.data.store import StoredCase, annotated_voxels, foreground_voxels, open_case, read_earlier, read_patch
 from autoseg.plan.schema import AugmentationPlan
@@ -162,9 +164,12 @@ class _Loader:
         self._first_step = first_step
         self._num_workers = num_workers
         self._steps: Iterator[int] = iter(())
+        self._owner = os.getpid()
         self.set_thread_id(0)
 
     def set_thread_id(self, thread_id: int) -> None:
+        if os.getpid() != self._owner:
+            end_with_parent()  # A killed training's workers would hold the lock of its folder for ever.
         self._steps = iter(range(self._first_step + thread_id, 2**62, self._num_workers))
 
     def __iter__(self) -> "_Loader":
