@@ -271,6 +271,7 @@ def _classes_in_one_go(
         patch_size=configuration.patch_size,
         step=settings.tile_step or inference.tile_step,
         gaussian_sigma=inference.gaussian_sigma,
+        gaussian_centre=inference.gaussian_centre,
         mirror_axes=configuration.mirror_axes if settings.mirror else (),
         batch_size=settings.batch_size,
     )

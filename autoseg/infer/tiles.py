@@ -16,6 +16,7 @@ from torch.nn import functional
 from autoseg.core.geometry import Shape
 from autoseg.infer.merging import FLOAT_BYTES, Front, Part, Shelter, front_voxels
 from autoseg.network.device import Precision, mixed_precision
+from autoseg.plan.schema import GaussianCentre
 
 SMALLEST_WEIGHT = 1e-4
 """Of a tile's border along one axis, relative to its centre; keeps the product over the axes far above rounding."""
@@ -29,6 +30,7 @@ class Tiling:
         patch_size: Input of the networks, in voxels; two entries for networks that see slices.
         step: Largest distance of neighbouring tiles, as a share of the patch.
         gaussian_sigma: Of the weight of a tile's voxels, as a share of the patch.
+        gaussian_centre: Of that weight.
         mirror_axes: Axes of the patch; the mean is taken over the tile and its mirror images along all their subsets.
         batch_size: Tiles, or mirror images of tiles, that a network sees at once.
     """
@@ -38,6 +40,7 @@ class Tiling:
     gaussian_sigma: float
     mirror_axes: tuple[int, ...]
     batch_size: int
+    gaussian_centre: GaussianCentre = "middle"
 
     @property
     def tile_shape(self) -> Shape:
@@ -79,17 +82,19 @@ def tile_starts(size: int, patch: int, step: float) -> tuple[int, ...]:
     return tuple(round((size - patch) / (num_tiles - 1) * tile) for tile in range(num_tiles))
 
 
-def gaussian_weights(patch: int, sigma: float) -> Tensor:
+def gaussian_weights(patch: int, sigma: float, centre: GaussianCentre = "middle") -> Tensor:
     """Return the weight of a tile's voxels along one axis, float32 (patch,); a tile's is the product of three.
 
     Args:
         patch: Voxels along the axis.
         sigma: Standard deviation, as a share of the patch.
+        centre: Where it is highest.
 
     Source:
-        Isensee et al. 2021, Methods, inference.
+        Isensee et al. 2021, Methods, inference; nnU-Net 2.8.1 for the other centre.
     """
-    position = torch.arange(patch, dtype=torch.float64) - (patch - 1) / 2
+    peak = (patch - 1) / 2 if centre == "middle" else patch // 2
+    position = torch.arange(patch, dtype=torch.float64) - peak
     return torch.exp(-0.5 * (position / (sigma * patch)) ** 2).clamp(min=SMALLEST_WEIGHT).float()
 
 
@@ -161,7 +166,7 @@ def predict_parts(
     viewer = _Viewer(networks, padded.to(computing.device), tiling, computing, order)
     looks = viewer.looks
     share = len(viewer.constant) / (len(networks) * len(looks))
-    profiles = [gaussian_weights(size, tiling.gaussian_sigma) for size in viewer.tile_shape]
+    profiles = [gaussian_weights(size, tiling.gaussian_sigma, tiling.gaussian_centre) for size in viewer.tile_shape]
     with Front(viewer.starts, viewer.tile_shape, profiles, computing.shelter) as front:
         for first in range(0, len(looks), tiling.batch_size):
             after = first + tiling.batch_size

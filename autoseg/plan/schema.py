@@ -210,16 +210,22 @@ class TrainingPlan(Record):
     augmentation: AugmentationPlan
 
 
+GaussianCentre = Literal["middle", "half"]
+"""Where tiles weigh most: in their middle, or as in nnU-Net at voxel n/2 of n, past the middle where n is even."""
+
+
 class InferencePlan(Record):
     """How scans are cut into tiles and put together again.
 
     Attributes:
         tile_step: Distance of neighbouring tiles, as a share of the patch.
         gaussian_sigma: Of the weight of a tile's voxels, as a share of the patch.
+        gaussian_centre: Of that weight.
     """
 
     tile_step: float
     gaussian_sigma: float
+    gaussian_centre: GaussianCentre = "middle"
 
 
 class Alternative(Record):

@@ -1,7 +1,9 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from autoseg.core.geometry import Shape
@@ -39,6 +41,13 @@ class Recorder(Echo):
     def forward(self, x: Tensor) -> Tensor:
         self.seen.append(tuple(x.shape))
         return super().forward(x)
+
+
+class Ramp(nn.Module):
+    """Tells each voxel's place along the last axis of its tile."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.arange(x.shape[-1], dtype=x.dtype).expand(x.shape)
 
 
 def _tiling(patch_size: Shape, *, mirror: bool = False, batch_size: int = 1) -> Tiling:
@@ -82,6 +91,28 @@ def test_weights_peak_in_the_middle_and_never_vanish() -> None:
     assert weights.argmax() in (3, 4)
     assert weights[0] == pytest.approx(float(torch.exp(torch.tensor(-0.5 * 3.5**2))), rel=1e-4)
     assert gaussian_weights(8, 0.01).min() > 0
+
+
+def test_the_weights_of_an_imported_model_peak_where_nnunets_do() -> None:
+    """As its filter of a single one at voxel n/2 does, up to rounding and to what it cuts off far away."""
+    for size in (8, 9, 40):
+        one = np.zeros(size)
+        one[size // 2] = 1
+        filtered = gaussian_filter(one, size / 8, mode="constant")
+        np.testing.assert_allclose(gaussian_weights(size, 1 / 8, "half"), filtered / filtered.max(), rtol=1e-5)
+    assert torch.equal(gaussian_weights(9, 1 / 8, "half"), gaussian_weights(9, 1 / 8))
+
+
+def test_the_peak_of_the_weights_moves_where_tiles_disagree() -> None:
+    """The network says where a voxel lies in its tile: in the overlap, the mean of both shows whose weight it is."""
+    image = torch.zeros(1, 1, 1, 12)
+    image[..., 0] = 1  # or the two tiles would be alike, and seen once
+    tiling = replace(_tiling((1, 1, 8)), gaussian_centre="half")
+    weights = gaussian_weights(8, 1 / 8, "half")
+    (found,) = predict_logits([Ramp()], image, tiling, EXACT)
+    own, other = weights[4:], weights[:4]
+    expected = (own * torch.arange(4, 8) + other * torch.arange(4)) / (own + other)
+    torch.testing.assert_close(found[0, 0], torch.cat([torch.arange(4.0), expected, torch.arange(4.0, 8.0)]))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
