@@ -13,7 +13,7 @@ from typing import Any
 import autoseg
 from autoseg.core.artefact import Record, digest_of, digest_of_file
 from autoseg.core.errors import ArtefactError, PlanError
-from autoseg.core.workspace import Workspace
+from autoseg.core.workspace import ALL_DATA, FoldName, Workspace
 from autoseg.data.archive import archive_suffix, unpack
 from autoseg.data.description import DESCRIPTION_NAME
 from autoseg.interop.fingerprint_files import DescribedDataset, read_dataset_description, read_fingerprint
@@ -28,7 +28,7 @@ from autoseg.interop.nnunet_weights import NnunetCheckpoint, convert_weights, re
 from autoseg.network.checkpoint import save_weights
 from autoseg.pipeline.prediction import digest_of_networks
 from autoseg.plan.rulebook import load_rulebook
-from autoseg.plan.schema import ConfigurationName, ConfigurationPlan, InferencePlan, Plan, TrainingPlan
+from autoseg.plan.schema import ConfigurationName, ConfigurationPlan, GaussianCentre, InferencePlan, Plan, TrainingPlan
 from autoseg.train.record import EARLIER_STAGE, MODEL, WEIGHTS, TrainingRecord
 
 PLANS_NAME = "plans.json"
@@ -39,6 +39,9 @@ TILE_STEP = 0.5
 
 GAUSSIAN_SIGMA = 1 / 8
 """Of nnU-Net's weight of a tile's voxels, as a share of the patch."""
+
+GAUSSIAN_CENTRE: GaussianCentre = "half"
+"""Of that weight."""
 
 PLAIN_TRAINER = "nnUNetTrainer"
 """Other trainers are variants, which may have built another network or normalised otherwise than the plan says."""
@@ -59,7 +62,7 @@ class ImportedModel(Record):
     configuration: ConfigurationName
     source: Path
     trainer: str
-    folds: tuple[int, ...]
+    folds: tuple[FoldName, ...]
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class _ModelFolder:
     plans: NnunetPlans
     plans_digest: str
     dataset: DescribedDataset
-    checkpoints: dict[int, Path]
+    checkpoints: dict[FoldName, Path]
 
 
 def import_nnunet(
@@ -130,16 +133,12 @@ def _read_folder(root: Path, name: Path, checkpoint_name: str) -> _ModelFolder:
     document = _read_json(root / PLANS_NAME, name / PLANS_NAME)
     if not (root / DESCRIPTION_NAME).is_file():
         raise ArtefactError(f"{name}: a model folder must hold {DESCRIPTION_NAME}, found none. Copy it there.")
-    checkpoints = {
-        folder.name.removeprefix("fold_"): folder / checkpoint_name
+    checkpoints: dict[FoldName, Path] = {
+        ours: folder / checkpoint_name
         for folder in sorted(root.glob("fold_*"))
-        if (folder / checkpoint_name).is_file()
+        if (ours := _fold_name(folder.name)) is not None and (folder / checkpoint_name).is_file()
     }
-    numbered = {int(fold): path for fold, path in checkpoints.items() if fold.isdigit()}
-    if not numbered and "all" in checkpoints:
-        _logger.info("%s: fold_all, trained on all cases, becomes fold 0", name)
-        numbered = {0: checkpoints["all"]}
-    if not numbered:
+    if not checkpoints:
         raise ArtefactError(
             f"{name}: at least one fold must hold {checkpoint_name}, found none. Train one to its end, or name another"
             " file with --checkpoint."
@@ -150,19 +149,25 @@ def _read_folder(root: Path, name: Path, checkpoint_name: str) -> _ModelFolder:
         plans=parse_plans(document, name / PLANS_NAME),
         plans_digest=digest_of(document),
         dataset=read_dataset_description(root / DESCRIPTION_NAME),
-        checkpoints=numbered,
+        checkpoints=checkpoints,
     )
+
+
+def _fold_name(folder: str) -> FoldName | None:
+    """Return what we call the training in a folder of nnU-Net; None for one that is none."""
+    name = folder.removeprefix("fold_")
+    return ALL_DATA if name == "all" else int(name) if name.isdecimal() else None
 
 
 def _import_model(folder: _ModelFolder, staged: Workspace) -> tuple[Plan, ImportedModel]:
     """Write the weights and records of a model; return its plan and what was written."""
     places = {fold: folder.name / path.relative_to(folder.root) for fold, path in folder.checkpoints.items()}
-    lowest = min(places)
+    leading = next(iter(places))
     # nnU-Net takes the configuration and the mirroring of all folds from the first.
-    first = read_checkpoint(folder.checkpoints[lowest], places[lowest])
+    first = read_checkpoint(folder.checkpoints[leading], places[leading])
     name, configuration = _configuration(folder, first)
     for fold, place in places.items():
-        checkpoint = first if fold == lowest else read_checkpoint(folder.checkpoints[fold], place)
+        checkpoint = first if fold == leading else read_checkpoint(folder.checkpoints[fold], place)
         target = staged.fold(name, fold)
         save_weights(convert_weights(checkpoint.weights, configuration.network, place), target.weights)
         _record(folder, checkpoint, name, fold).save(target.record)
@@ -203,11 +208,13 @@ def _plan(folder: _ModelFolder, name: ConfigurationName, configuration: Configur
         transpose=folder.plans.transpose_forward,
         configurations={name: configuration},
         training=TrainingPlan(**blueprint.training.model_dump(), augmentation=blueprint.augmentation),
-        inference=InferencePlan(tile_step=TILE_STEP, gaussian_sigma=GAUSSIAN_SIGMA),
+        inference=InferencePlan(tile_step=TILE_STEP, gaussian_sigma=GAUSSIAN_SIGMA, gaussian_centre=GAUSSIAN_CENTRE),
     )
 
 
-def _record(folder: _ModelFolder, checkpoint: NnunetCheckpoint, name: ConfigurationName, fold: int) -> TrainingRecord:
+def _record(
+    folder: _ModelFolder, checkpoint: NnunetCheckpoint, name: ConfigurationName, fold: FoldName
+) -> TrainingRecord:
     """Return what a checkpoint tells about its training; the number of steps and the seed are not in it, and are 0."""
     names = [entry.name for entry in folder.dataset.labels.foreground]
     dice = checkpoint.dice if len(checkpoint.dice) == len(names) else (None,) * len(names)
@@ -267,7 +274,7 @@ def _tie(staged: Workspace, plan: Plan) -> None:
         made_from = {MODEL: plan.model_digest(name)}
         if configuration.previous_stage is not None:
             made_from[EARLIER_STAGE] = digest_of_networks(staged, configuration.previous_stage)
-        for folder in staged.folds(name).values():
+        for folder in staged.trainings(name).values():
             own = {**made_from, WEIGHTS: digest_of_file(folder.weights)}
             TrainingRecord.load(folder.record).model_copy(update={"made_from": own}).save(folder.record)
 

@@ -35,12 +35,12 @@ class ModelChoice:
 
     Attributes:
         configuration: Of the plan.
-        folds: Whose networks are averaged; None for all numbered ones that are trained. The network that has learnt
-            from all data predicts on its own.
+        folds: Whose networks are averaged; None for those of `default_folds`. The network that has learnt from all data
+            predicts on its own.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         mirror: Whether to average over mirrored scans.
         earlier_folds: Whose networks are averaged in the stage before, if the configuration is that of a cascade; None
-            for all.
+            for those of `default_folds`.
         pace: `fast` and `accurate` tile and mirror by their rules instead of the plan's.
         scratch: Folder for what does not fit into memory; None for the system's folder of temporary files.
     """
@@ -64,7 +64,7 @@ def load_model(workspace: Workspace, choice: ModelChoice) -> Predictor:
     """
     planned = load_plan(workspace)
     trained = workspace.trainings(choice.configuration)
-    wanted = tuple(workspace.folds(choice.configuration)) if choice.folds is None else choice.folds
+    wanted = default_folds(workspace, choice.configuration) if choice.folds is None else choice.folds
     if ALL_DATA in wanted and len(wanted) > 1:
         raise PredictionError(f"--folds: must be folds, or {ALL_DATA} on its own, got both. Choose one of the two.")
     missing = [fold for fold in wanted if fold not in trained]
@@ -91,6 +91,14 @@ def load_model(workspace: Workspace, choice: ModelChoice) -> Predictor:
     _require_unchanged(workspace, stage, [trained[fold] for fold in wanted])
     earlier = load_model(workspace, replace(choice, configuration=stage, folds=choice.earlier_folds))
     return replace(predictor, model=replace(predictor.model, earlier=earlier.model))
+
+
+def default_folds(workspace: Workspace, configuration: ConfigurationName) -> tuple[FoldName, ...]:
+    """Return whose networks predict unless others are named: all numbered folds, or that of all data where it is alone.
+
+    None is trained where the result is empty.
+    """
+    return tuple(workspace.folds(configuration)) or tuple(workspace.trainings(configuration))
 
 
 def load_selection(workspace: Workspace) -> Selection | None:
@@ -134,9 +142,10 @@ def _familiar(workspace: Workspace, planned: Plan) -> Familiar | None:
 
 
 def digest_of_networks(workspace: Workspace, configuration: ConfigurationName) -> str:
-    """Return the digest of the weights of all folds of a configuration that are trained."""
-    trained = workspace.folds(configuration)
-    return digest_of({str(fold): digest_of_file(folder.weights) for fold, folder in trained.items()})
+    """Return the digest of the weights of a configuration that predict unless others are named."""
+    trained = workspace.trainings(configuration)
+    folds = default_folds(workspace, configuration)
+    return digest_of({str(fold): digest_of_file(trained[fold].weights) for fold in folds})
 
 
 def _require_unchanged(workspace: Workspace, stage: ConfigurationName, folders: Sequence[FoldFolder]) -> None:
@@ -269,7 +278,7 @@ class _Record:
 def _empty_predictions(workspace: Workspace, choice: ModelChoice, predictor: Segments) -> Predictions:
     plan, settings = predictor.model.plan, predictor.settings
     trained = workspace.trainings(choice.configuration)
-    folds = workspace.folds(choice.configuration) if choice.folds is None else choice.folds
+    folds = default_folds(workspace, choice.configuration) if choice.folds is None else choice.folds
     wanted: dict[FoldName, FoldFolder] = {fold: trained[fold] for fold in folds}
     made_from = {
         "model": plan.model_digest(choice.configuration),

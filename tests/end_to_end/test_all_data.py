@@ -46,9 +46,10 @@ def test_a_training_on_all_data_stands_beside_the_folds(tmp_path: Path, caplog: 
 
     assert workspace.folds("3d_fullres") == {}
     assert list(workspace.trainings("3d_fullres")) == [ALL_DATA]
+    for choice in (_choice(), _choice(ALL_DATA)):
+        assert len(load_model(workspace, choice).model.networks) == 1
     with pytest.raises(PredictionError, match="got folds all-data"):
-        load_model(workspace, _choice())
-    assert len(load_model(workspace, _choice(ALL_DATA)).model.networks) == 1
+        load_model(workspace, _choice(0))
     with pytest.raises(PredictionError, match="on its own, got both"):
         load_model(workspace, _choice(0, ALL_DATA))
     with pytest.raises(PredictionError, match="must be held out to be scored"):

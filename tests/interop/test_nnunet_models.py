@@ -3,7 +3,8 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from torch.nn import functional
 
 from autoseg.core.artefact import digest_of_file
 from autoseg.core.errors import ArtefactError, AutosegError, DatasetError, PlanError
-from autoseg.core.workspace import Workspace
+from autoseg.core.workspace import ALL_DATA, Workspace
 from autoseg.interop.nnunet_models import import_nnunet
 from autoseg.network.checkpoint import load_network
 from autoseg.pipeline.prediction import ModelChoice, load_model
-from autoseg.plan.schema import ConfigurationPlan, Plan
+from autoseg.plan.schema import ConfigurationPlan, InferencePlan, Plan
 from autoseg.preprocess.resample import axis_orders, coarse_axis, resample_array
 from autoseg.train.record import TrainingRecord
 from tests.interop.nnunet_networks import configuration, dataset, plans, write_model
@@ -54,7 +55,7 @@ def test_an_imported_plan_says_what_the_original_does(tmp_path: Path) -> None:
     plan = Plan.load(workspace.plan)
     assert (plan.dataset, plan.channels, plan.transpose) == ("Dataset999_Made", ("CT",), (1, 0, 2))
     assert plan.labels.values == (0, 1, 2)
-    assert (plan.inference.tile_step, plan.inference.gaussian_sigma) == (0.5, 0.125)
+    assert plan.inference == InferencePlan(tile_step=0.5, gaussian_sigma=0.125, gaussian_centre="half")
     chosen = plan.configurations["3d_fullres"]
     assert (chosen.spacing, chosen.patch_size, chosen.mirror_axes) == ((4.0, 1.0, 1.25), (8, 16, 16), (0, 2))
     (channel,) = chosen.normalization
@@ -115,13 +116,18 @@ def test_regions_and_voxels_without_annotation_are_kept(tmp_path: Path) -> None:
     assert chosen.network.num_outputs == 2
 
 
-def test_a_cascade_is_made_of_two_folders(tmp_path: Path) -> None:
+def _write_cascade(folder: Path, folds: Sequence[int | str] = (0,)) -> list[Path]:
+    """Write both stages of a cascade; return their folders."""
     document = _cascade_plans()
-    write_model(tmp_path / "low", document, "3d_lowres")
-    write_model(tmp_path / "high", document, "3d_cascade_fullres", num_channels=(3, 3))
+    write_model(folder / "low", document, "3d_lowres", folds)
+    write_model(folder / "high", document, "3d_cascade_fullres", folds, num_channels=(3, 3))
+    return [folder / "low", folder / "high"]
+
+
+def test_a_cascade_is_made_of_two_folders(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "workspace")
 
-    models = import_nnunet([tmp_path / "low", tmp_path / "high"], workspace)
+    models = import_nnunet(_write_cascade(tmp_path), workspace)
 
     assert [model.configuration for model in models] == ["3d_lowres", "3d_cascade_fullres"]
     configurations = Plan.load(workspace.plan).configurations
@@ -170,11 +176,24 @@ def test_a_configuration_with_a_name_of_its_own_goes_by_what_it_is(tmp_path: Pat
     assert model.configuration == "3d_fullres"
 
 
-def test_fold_all_becomes_fold_0_where_it_is_alone(tmp_path: Path) -> None:
+def test_fold_all_is_the_training_on_all_data(tmp_path: Path) -> None:
+    """Alone it predicts; beside numbered folds, as in nnU-Net, only if it is named."""
     write_model(tmp_path / "alone", plans(_3d_fullres=configuration()), "3d_fullres", folds=("all",))
-    write_model(tmp_path / "beside", plans(_3d_fullres=configuration()), "3d_fullres", folds=("all", 1))
-    assert import_nnunet([tmp_path / "alone"], Workspace(tmp_path / "one"))[0].folds == (0,)
-    assert import_nnunet([tmp_path / "beside"], Workspace(tmp_path / "two"))[0].folds == (1,)
+    write_model(tmp_path / "beside", plans(_3d_fullres=configuration()), "3d_fullres", folds=("all", 1, 0))
+    alone, beside = Workspace(tmp_path / "one"), Workspace(tmp_path / "two")
+    assert import_nnunet([tmp_path / "alone"], alone)[0].folds == (ALL_DATA,)
+    assert import_nnunet([tmp_path / "beside"], beside)[0].folds == (0, 1, ALL_DATA)
+    choice = ModelChoice("3d_fullres", None, "cpu", mirror=True)
+    assert [len(load_model(place, choice).model.networks) for place in (alone, beside)] == [1, 2]
+    assert len(load_model(beside, replace(choice, folds=(ALL_DATA,))).model.networks) == 1
+
+
+def test_a_cascade_of_fold_all_alone_predicts(tmp_path: Path) -> None:
+    place = Workspace(tmp_path / "workspace")
+    import_nnunet(_write_cascade(tmp_path, folds=("all",)), place)
+    model = load_model(place, ModelChoice("3d_cascade_fullres", None, "cpu", mirror=True)).model
+    assert model.earlier is not None
+    assert (len(model.networks), len(model.earlier.networks)) == (1, 1)
 
 
 def test_a_zip_gives_what_its_folder_gives(tmp_path: Path) -> None:
