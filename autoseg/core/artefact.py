@@ -38,10 +38,14 @@ class Artefact(Record):
         """Return 16 hexadecimal digits of the SHA-256 of the content; equal content gives equal digits."""
         return digest_of(self.model_dump(mode="json"))
 
+    def text(self) -> str:
+        """Return the artefact as its file has it."""
+        document = {**self.model_dump(mode="json"), "schema_version": self.current_version}
+        return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
     def save(self, path: Path) -> None:
         """Write the artefact to `path`, whole or not at all; a file that says the same already is left alone."""
-        document = {**self.model_dump(mode="json"), "schema_version": self.current_version}
-        text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        text = self.text()
         if path.exists() and path.read_bytes() == text.encode():
             return
         with replacing(path) as temporary:

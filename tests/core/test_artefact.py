@@ -52,7 +52,8 @@ def test_an_artefact_cannot_be_changed() -> None:
     [
         ({"extra": 1}, "extra must fit the Example schema"),
         ({"parts": [{"name": "a", "size_mm": "wide"}]}, "parts.0.size_mm must fit the Example schema"),
-        ({"schema_version": 2}, "schema version must be 3, got 2"),
+        ({"schema_version": 2}, r"schema version must be 3, got 2\. Delete it and rerun its stage\."),
+        ({"schema_version": 4}, r"schema version must be 3, got 4, which a newer autoseg wrote\. Update autoseg\."),
         ({"schema_version": None}, "schema version must be 3, got None"),
     ],
 )
@@ -64,7 +65,7 @@ def test_a_document_that_breaks_the_schema_is_refused(tmp_path: Path, change: di
     assert str(caught.value).startswith(f"{path}: ")
 
 
-@pytest.mark.parametrize("content", [b"", b'{"parts": [', b"\xff\xfe", b"[1, 2]", b"null"])
+@pytest.mark.parametrize("content", [b"", b'{"parts": [', b"\xff\xfe", b"[1, 2]", b"null", b"[" * 100_000])
 def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "example.json"
     path.write_bytes(content)
