@@ -1,5 +1,6 @@
 """How fast a device is: a few layers of the networks that it will train, timed for a moment."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,8 +14,15 @@ from autoseg.network.device import Precision, best_precision, mixed_precision
 from autoseg.network.unet import CHANNELS_LAST, InstanceNorm, lay_channels_last
 from autoseg.plan.duration import PROBED_ELEMENTS, DeviceSpeed, Layer, LayerSpeed
 
-REPETITIONS = 5
-"""Each measurement is taken this often; the fastest counts, as anything else on the machine only slows it down."""
+REPETITIONS, MOST_REPETITIONS = 5, 25
+"""The fastest of the repetitions counts, as anything else on the machine only slows it down; a measurement is taken
+again until so many have not been faster, or all have been taken."""
+
+IS_FASTER = 0.98
+"""A repetition is faster if it takes at most this share of the fastest before it."""
+
+LEAST_SHARE = 0.6
+"""Of its threads' time that this program must get while it times a processor; threads that wait for others count."""
 
 NORM_CHANNELS = 32
 """Of the map on which normalisation and activation are timed."""
@@ -24,6 +32,8 @@ NORM_SAMPLES = 2
 
 NORM_EPSILON = 1e-5
 """Of that normalisation; its time does not depend on it."""
+
+log = logging.getLogger(__name__)
 
 _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -37,16 +47,36 @@ def probe_device(device: torch.device, layers: Iterable[Layer], num_elements: in
         num_elements: Of the largest map of the networks, which says whether maps fit a cache.
     """
     precision = best_precision(device)
+    began, worked = time.perf_counter(), time.process_time()
     norm_training_s, norm_prediction_s = _norm_s(min(num_elements, PROBED_ELEMENTS), device, precision)
+    speeds = tuple(_layer_speed(layer, device, precision) for layer in dict.fromkeys(layers))
+    if device.type == "cpu":
+        _warn_of_others(time.perf_counter() - began, time.process_time() - worked)
     return DeviceSpeed(
         device=device_name(device),
         is_cpu=device.type == "cpu",
         precision=precision,
         number_bytes=4 if precision == "float32" else 2,
-        layers=tuple(_layer_speed(layer, device, precision) for layer in dict.fromkeys(layers)),
+        layers=speeds,
         norm_training_s=norm_training_s,
         norm_prediction_s=norm_prediction_s,
     )
+
+
+def _warn_of_others(passed_s: float, worked_s: float) -> None:
+    """Say so where other programs took much of the processor.
+
+    Args:
+        passed_s: Seconds of the clock.
+        worked_s: Seconds that the threads of this program worked, together.
+    """
+    share = worked_s / (passed_s * torch.get_num_threads())
+    if share < LEAST_SHARE:
+        log.warning(
+            "The processor was timed while other programs used it: only %.0f %% of it was left. Predicted times may be"
+            " much too long, and a budget buys less. Let it do nothing else, and plan again.",
+            100 * share,
+        )
 
 
 def device_name(device: torch.device) -> str:
@@ -116,11 +146,17 @@ def _timed(module: nn.Module, shape: Sequence[int], device: torch.device, precis
 
 
 def _fastest_s(work: Callable[[], None], device: torch.device) -> float:
-    found = []
-    for _ in range(REPETITIONS + 1):
+    """Return the seconds of the fastest of several repetitions, the first of all left out."""
+    fastest, num_since = math.inf, 0
+    for repetition in range(MOST_REPETITIONS + 1):
         began = time.perf_counter()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        found.append(time.perf_counter() - began)
-    return min(found[1:])
+        passed = time.perf_counter() - began
+        if repetition > 0:
+            num_since = 0 if passed < IS_FASTER * fastest else num_since + 1
+            fastest = min(fastest, passed)
+        if num_since == REPETITIONS:
+            break
+    return fastest

@@ -74,10 +74,19 @@ class MemoryEstimate(Record):
         """All together."""
         return sum(self.model_dump().values())
 
-    def fragmented(self, arithmetic: Arithmetic, rules: CostRules) -> "MemoryEstimate":
-        """Return the estimate with what the allocator of a CPU leaves unused between what it gives."""
+    def fragmented(self, largest_map: int, arithmetic: Arithmetic, rules: CostRules) -> "MemoryEstimate":
+        """Return the estimate with what the allocator of a CPU leaves unused between what it gives.
+
+        Args:
+            largest_map: Bytes of the largest feature map; large ones go back to the system when they are freed.
+            arithmetic: Of the device.
+            rules: Constants.
+        """
+        in_pieces = self.weights + self.optimizer + self.gradients
+        if largest_map < rules.returned_mb_cpu * 1e6:
+            in_pieces = self.total - self.program
         share = rules.fragmented_share_cpu if arithmetic.is_cpu else 0.0
-        return self.model_copy(update={"fragments": round(share * (self.total - self.program))})
+        return self.model_copy(update={"fragments": round(share * in_pieces)})
 
 
 @dataclass(frozen=True)
@@ -147,7 +156,11 @@ def training_memory(
         loss=peak.loss,
         workspace=peak.workspace + library_bytes(arithmetic, rules),
         data=_batch_bytes(configuration, recipe.augmentation, arithmetic),
-    ).fragmented(arithmetic, rules)
+    ).fragmented(
+        arithmetic.number_bytes * configuration.network.features[0] * _voxels(configuration, arithmetic)[0],
+        arithmetic,
+        rules,
+    )
 
 
 def saved_bytes(configuration: ConfigurationPlan, arithmetic: Arithmetic) -> int:

@@ -159,6 +159,7 @@ class CostRules(Record):
     program_gb_cuda: Positive
     workspace_gb_cuda: Positive
     fragmented_share_cpu: Share
+    returned_mb_cpu: Positive
     loss_norms: Positive
     augmentation_norms: Positive
     optimizer_norms: Positive

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autoseg.core.errors import PlanError
-from autoseg.network.probe import free_gpu_memory_gb, probe_device
+from autoseg.network.probe import _fastest_s, _warn_of_others, free_gpu_memory_gb, probe_device
 from autoseg.plan.duration import Layer
 
 LAYERS = (
@@ -31,6 +31,25 @@ def test_a_larger_layer_takes_longer() -> None:
     )
     assert large.training_s > small.training_s
     assert large.prediction_s > small.prediction_s
+
+
+def test_a_measurement_is_taken_again_until_it_is_no_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    durations = iter([50.0, 9.0, 5.0, 3.0, 2.99, 3.5, 3.0, 4.0, 3.0])
+    now = 0.0
+
+    def work() -> None:
+        nonlocal now
+        now += next(durations)
+
+    monkeypatch.setattr("autoseg.network.probe.time.perf_counter", lambda: now)
+    assert _fastest_s(work, torch.device("cpu")) == pytest.approx(2.99)
+    assert next(durations, None) is None
+
+
+@pytest.mark.parametrize(("share", "is_told"), [(0.59, True), (0.61, False)])
+def test_other_work_on_the_processor_is_told(share: float, is_told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    _warn_of_others(passed_s=2.0, worked_s=2.0 * share * torch.get_num_threads())
+    assert ("only 59 % of it was left" in caplog.text) == is_told
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
