@@ -156,9 +156,10 @@ def normalization_decision(reasons: Reasons, entries: Sequence[ChannelNormalizat
 
 def patch_decision(reasons: Reasons, fitted: FittedNetwork, shape: Sequence[float], allowed: Budget) -> Decision:
     """Return why the patch is what it is: each patch that was tried, with its cost."""
-    limit = allowed.elements * allowed.reference_batch
+    limit = _millions(allowed.elements * allowed.reference_batch)
     cost = (
-        f"{fitted.elements * allowed.guarded_batch:.4g} of {limit:.4g} elements for a batch of {allowed.guarded_batch}"
+        f"{_millions(fitted.elements * allowed.guarded_batch)} of {limit} numbers that convolutions put out for a batch"
+        f" of {allowed.guarded_batch}"
     )
     if reasons.overrides.patch_for(len(shape)) is not None:
         chosen = reasons.override("patch_size", fitted.patch_size, "patch")
@@ -166,7 +167,7 @@ def patch_decision(reasons: Reasons, fitted: FittedNetwork, shape: Sequence[floa
     tried = [
         Alternative(
             value=list(step.patch_size),
-            outcome=f"{step.elements * allowed.guarded_batch:.4g} elements exceed {limit:.4g}; axis {step.axis} covers "
+            outcome=f"{_millions(step.elements * allowed.guarded_batch)} exceed {limit}; axis {step.axis} covers "
             f"most of the median shape ({step.patch_size[step.axis] / shape[step.axis]:.0%}) and is shortened",
         )
         for step in fitted.steps
@@ -181,6 +182,10 @@ def patch_decision(reasons: Reasons, fitted: FittedNetwork, shape: Sequence[floa
     sections = ["patch", "topology", "sizing"]
     found = reasons.decision("patch_size", fitted.patch_size, f"{how}: {cost}.", inputs, sections)
     return found.model_copy(update={"alternatives": tuple(tried)})
+
+
+def _millions(count: float) -> str:
+    return f"{round(count / 1e5) / 10:,g} million"
 
 
 def topology_decision(reasons: Reasons, configuration: ConfigurationPlan) -> Decision:

@@ -12,6 +12,9 @@ from autoseg.plan.schema import Decision, Plan
 
 ALL = "all configurations"
 
+LISTS_OF_AXES = ("transpose", "mirror_axes")
+"""Values that number axes; other lists of numbers are sizes."""
+
 
 def explain(plan: Plan) -> str:
     """Return every decision of a plan with its reason, by configuration."""
@@ -145,6 +148,8 @@ def _shown(decision: Decision) -> str:
             axes = zip(*(stride for stride in strides if isinstance(stride, list)), strict=True)
             total = "x".join(str(math.prod(int(str(step)) for step in axis)) for axis in axes)
             return f"{len(strides)} stages, {total} times smaller at the bottom, {_text(features)} features"
+    if decision.name in LISTS_OF_AXES and isinstance(value, list):
+        return ", ".join(_text(axis) for axis in value) or "none"
     return _text(value)
 
 

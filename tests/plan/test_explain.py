@@ -33,7 +33,7 @@ def test_every_value_of_a_configuration_has_a_decision() -> None:
 def test_each_shrinking_step_is_told_with_its_cost() -> None:
     decision = _decision(PLAN, "3d_fullres", "patch_size")
     assert decision.alternatives[0].value == [224, 320, 320]
-    assert "elements exceed 1.36e+09; axis" in decision.alternatives[0].outcome
+    assert "million exceed 1,360 million; axis" in decision.alternatives[0].outcome
     story = explain_value(PLAN, "patch_size")
     assert "patch_size of 3d_fullres: 128 x 128 x 128" in story
     assert f"after {len(decision.alternatives)} steps from 224x320x320" in story
