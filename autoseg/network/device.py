@@ -1,6 +1,7 @@
 """Which device computes, and in which precision."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
@@ -76,5 +77,16 @@ def best_precision(device: torch.device) -> Precision:
 def mixed_precision(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """Return the context in which networks compute in `precision` where that is safe, and in float32 elsewhere."""
     if precision == "float32":
-        return nullcontext()  # Not every device, nor every torch, knows a context that does nothing.
+        return _exactly()  # Not every device, nor every torch, knows an autocast that does nothing.
     return torch.autocast(device.type, torch.bfloat16 if precision == "bfloat16" else torch.float16)
+
+
+@contextmanager
+def _exactly() -> Iterator[None]:
+    """Within the block, convolutions keep all digits of float32: CUDA would leave out those beyond ten bits."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

@@ -14,6 +14,7 @@ from autoseg.network.device import choose_device
 from autoseg.network.probe import device_name
 from autoseg.pipeline.prepare import Planning, load_plan, plan_asked
 from autoseg.plan.memory import largest_source
+from autoseg.plan.planner import DatasetDescription
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import Alternative, ConfigurationName, Decision, Plan
 from autoseg.train.augment import AugmentationDraw
@@ -58,7 +59,7 @@ def fit_to_device(workspace: Workspace, name: ConfigurationName, device: str) ->
 
 
 def fitting_planning(
-    asked: Planning, planned: Plan, data: tuple[Fingerprint, Dataset], name: ConfigurationName, device: str
+    asked: Planning, planned: Plan, data: tuple[Fingerprint, DatasetDescription], name: ConfigurationName, device: str
 ) -> Planning:
     """Return how to plan so that training steps of a configuration fit a device.
 

@@ -94,3 +94,10 @@ def test_convolutions_compute_in_the_precision(precision: Precision, dtype: torc
     with mixed_precision(torch.device("cpu"), precision):
         assert convolution(patches).dtype == dtype
     assert convolution(patches).dtype == torch.float32
+
+
+def test_single_precision_keeps_all_digits_on_a_gpu() -> None:
+    assert torch.backends.cudnn.allow_tf32
+    with mixed_precision(torch.device("cuda"), "float32"):
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
