@@ -12,8 +12,13 @@ from autoseg.data.scan import read_scan
 from autoseg.infer.maps import Extras, read_probabilities
 from autoseg.infer.outcome import Outcome, Predictions
 from autoseg.infer.predictor import Predictor
-from autoseg.pipeline.prediction import ModelChoice, load_predictor, predict
+from autoseg.pipeline.model_description import ModelDescription, describe
+from autoseg.pipeline.networks import Networks, choose_networks
+from autoseg.pipeline.opening import load_predictor, open_model
+from autoseg.pipeline.packing import PackRequest, pack
+from autoseg.pipeline.prediction import ModelChoice, predict
 from autoseg.pipeline.scans import Request
+from autoseg.select.predictor import SelectedPredictor
 
 __all__ = [
     "AutosegError",
@@ -22,14 +27,22 @@ __all__ = [
     "Image",
     "LabelImage",
     "ModelChoice",
+    "ModelDescription",
+    "Networks",
     "Outcome",
+    "PackRequest",
     "Predictions",
     "Predictor",
     "Progress",
     "Request",
+    "SelectedPredictor",
     "Silent",
     "Workspace",
+    "choose_networks",
+    "describe",
     "load_predictor",
+    "open_model",
+    "pack",
     "predict",
     "read_label",
     "read_probabilities",

@@ -50,6 +50,8 @@ COMMANDS = {
     "run": Command("running", "run", "Do all of it; the same command goes on."),
     "status": Command("status", "status", "Show what is done, running, missing, failed and why."),
     "benchmark": Command("running", "benchmark", "Run a public dataset; compare with published Dice."),
+    "pack": Command("packing", "pack", "Write a trained model to one file to hand on."),
+    "info": Command("packing", "info", "Show what a model is."),
     "import-nnunet": Command("importing", "import_nnunet_models", "Take over trained models of nnU-Net v2."),
 }
 

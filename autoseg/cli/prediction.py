@@ -1,5 +1,7 @@
 """`autoseg predict`."""
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -13,7 +15,6 @@ from autoseg.core.workspace import Workspace
 from autoseg.infer.case import Pace
 from autoseg.infer.maps import Extras, Uncertainty
 from autoseg.infer.output import SUFFIXES, OutputFormat
-from autoseg.pipeline.prediction import load_selection
 
 UNCERTAINTIES: tuple[Uncertainty, ...] = get_args(Uncertainty)
 
@@ -27,6 +28,10 @@ In = Annotated[
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="A file for one scan, a folder for several.")]
 Folds = Annotated[
     str, typer.Option("--folds", help="Folds to average: all, 0, 0,2 or 0-4; or all-data, trained on every case.")
+]
+ModelFile = Annotated[
+    Path | None,
+    typer.Option("--model", "-m", metavar="FILE", help="Packed model to predict with, instead of a workspace."),
 ]
 Mirror = Annotated[bool, typer.Option("--mirror/--no-mirror", help="Average over mirrored scans.")]
 Fast = Annotated[bool, typer.Option("--fast", help="Fewer tiles, no mirroring: a rougher result, sooner.")]
@@ -58,6 +63,7 @@ def predict(
     source: In,
     target: Out,
     workspace: opt.WorkspaceFolder = opt.WORKSPACE,
+    model: ModelFile = None,
     configuration: opt.Configuration = None,
     folds: Folds = "all",
     mirror: Mirror = True,
@@ -73,18 +79,14 @@ def predict(
 ) -> int:
     """Segment new scans with the trained folds.
 
-    After `autoseg select` its choice is used, unless --configuration or --folds name another.
+    The networks are those of a workspace, or of one file that `autoseg pack` wrote. After `autoseg select` its choice
+    is used, unless --configuration or --folds name another.
 
     In a folder, files whose names end in a channel's number (_0000) or name (_T1) belong together. A .csv has a column
     per channel, or image; case and output may be added; paths are relative to it. What became of each scan goes to
     predictions.json in OUT; a scan that fails does not stop the others, and the exit code is 1.
     """
-    place = Workspace(workspace)
-    planned, wanted = pipeline.load_plan(place), opt.parse_networks(folds)
-    selection = load_selection(place) if configuration is None and wanted is None else None
-    asked = configuration if selection is None else selection.configurations[0]
-    chosen, pace = pipeline.choose_configuration(planned, asked), _pace(fast=fast, accurate=accurate)
-    model = pipeline.ModelChoice(chosen, wanted, device, mirror, pace=pace)
+    wanted, pace = opt.parse_networks(folds), _pace(fast=fast, accurate=accurate)
     request = pipeline.Request(
         source=source,
         target=target,
@@ -93,12 +95,24 @@ def predict(
         extras=Extras(save_probabilities, _uncertainties(uncertainty)),
         skip_existing=skip_existing,
     )
-    predictions = pipeline.predict(place, model, request, TerminalProgress(), selection)
+    with _opened(model, workspace) as place:
+        networks = pipeline.choose_networks(place, configuration, wanted)
+        choice = replace(networks.choice(device, mirror=mirror), pace=pace)
+        predictions = pipeline.predict(place, choice, request, TerminalProgress(), networks.selection)
     if as_json:
         print_json(predictions)
     else:
         tables.show_predictions(predictions, request.record)
     return 0 if all(case.error is None for case in predictions.cases) else 1
+
+
+def _opened(model: Path | None, workspace: Path) -> AbstractContextManager[Workspace]:
+    """Return the packed model or the workspace that was asked for."""
+    if model is None:
+        return nullcontext(Workspace(workspace))
+    if workspace != opt.WORKSPACE:
+        raise typer.BadParameter("--model, --workspace: one of them must be chosen, got both")
+    return pipeline.open_model(model)
 
 
 def _pace(*, fast: bool, accurate: bool) -> Pace:

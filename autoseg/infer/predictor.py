@@ -98,10 +98,7 @@ class Predictor:
         Raises:
             AutosegError: If the scan cannot be read or segmented, or its label map not be written.
         """
-        found = read_scan(images)
-        label = self.predict_prepared(self.prepare(found.image, str(images[0])))
-        write_output(output, label, self.model.plan.labels, found.series)
-        return label
+        return predict_file(self, images, output)
 
     def prepare(self, image: Image, name: str = "image") -> Prepared:
         """Return a scan as the networks see it; `name` stands for it in errors.
@@ -129,3 +126,11 @@ class Predictor:
         """Give the label map that the network of each fold finds alone."""
         for network in self.model.networks:
             yield replace(self, model=replace(self.model, networks=(network,))).predict_prepared(prepared)
+
+
+def predict_file(predictor: Segments, images: Sequence[Path], output: Path) -> LabelImage:
+    """Segment a scan from files to a file; see `Predictor.predict_file`."""
+    found = read_scan(images)
+    label = predictor.predict_prepared(predictor.prepare(found.image, str(images[0])))
+    write_output(output, label, predictor.model.plan.labels, found.series)
+    return label

@@ -10,7 +10,11 @@ if TYPE_CHECKING:
     from autoseg.pipeline.costs import costs_here
     from autoseg.pipeline.full_run import RunRequest, RunResult, run
     from autoseg.pipeline.heldout import score_held_out
-    from autoseg.pipeline.prediction import ModelChoice, load_predictor, predict
+    from autoseg.pipeline.model_description import ModelDescription, describe
+    from autoseg.pipeline.networks import Networks, choose_networks
+    from autoseg.pipeline.opening import load_predictor, open_model
+    from autoseg.pipeline.packing import PackRequest, pack
+    from autoseg.pipeline.prediction import ModelChoice, predict
     from autoseg.pipeline.prepare import (
         CPU_PRESET,
         AskedTime,
@@ -28,7 +32,18 @@ if TYPE_CHECKING:
     from autoseg.pipeline.scans import Request
     from autoseg.pipeline.training import TrainingLength, num_loaders, train, training_length
 
-_MODULES = ("prepare", "costs", "scans", "training", "heldout", "prediction", "full_run")
+_MODULES = (
+    "prepare",
+    "costs",
+    "scans",
+    "training",
+    "heldout",
+    "prediction",
+    "networks",
+    "opening",
+    "packing",
+    "full_run",
+)
 """That define the names below; those that take long to import come last."""
 
 __all__ = [
@@ -36,6 +51,9 @@ __all__ = [
     "AskedTime",
     "DataOptions",
     "ModelChoice",
+    "ModelDescription",
+    "Networks",
+    "PackRequest",
     "PlanOptions",
     "Planning",
     "Request",
@@ -44,10 +62,14 @@ __all__ = [
     "TrainingLength",
     "check",
     "choose_configuration",
+    "choose_networks",
     "costs_here",
+    "describe",
     "load_plan",
     "load_predictor",
     "num_loaders",
+    "open_model",
+    "pack",
     "plan",
     "plan_from",
     "predict",

@@ -17,7 +17,7 @@ from autoseg.infer.outcome import Outcome, Predictions, Scan
 from autoseg.infer.predictor import Predictor, Segments
 from autoseg.infer.unlike import Familiar
 from autoseg.network.device import choose_device
-from autoseg.pipeline.prepare import choose_configuration, load_plan
+from autoseg.pipeline.prepare import load_plan
 from autoseg.pipeline.scans import Request, find_scans, split_done
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationName, Plan
@@ -157,34 +157,6 @@ def _require_unchanged(workspace: Workspace, stage: ConfigurationName, folders: 
                 f"{folder.root}: a network of a cascade must be used with the networks of {stage} that it was trained"
                 " with, got others. Train it again with --restart."
             )
-
-
-def load_predictor(
-    workspace: Path,
-    configuration: str | None = None,
-    folds: Sequence[FoldName] | None = None,
-    *,
-    device: str = "auto",
-    mirror: bool = True,
-) -> Predictor:
-    """Return a predictor with the trained networks of a workspace: what a server or a viewer's plug-in holds.
-
-    Args:
-        workspace: Folder that autoseg has trained in.
-        configuration: Of the plan; None for `3d_fullres` where the plan has it, else `2d`.
-        folds: Whose networks are averaged; None for all numbered ones that are trained. The network that has learnt
-            from all data predicts on its own.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-        mirror: Whether to average over mirrored scans.
-
-    Raises:
-        PlanError: If there is no plan, or it lacks the configuration.
-        PredictionError: If a fold is not trained, or is not of this plan.
-        ArtefactError: If a model file is damaged.
-    """
-    place = Workspace(workspace)
-    chosen = choose_configuration(load_plan(place), configuration)
-    return load_model(place, ModelChoice(chosen, None if folds is None else tuple(folds), device, mirror))
 
 
 def predict(

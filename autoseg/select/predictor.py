@@ -1,12 +1,13 @@
 """What a selection says, as a predictor: its configurations segment a scan together, and postprocessing follows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from autoseg.core.labels import Labels
 from autoseg.data.image import Image, LabelImage
 from autoseg.infer.case import Model, Onlooker, Settings
-from autoseg.infer.predictor import Predictor
+from autoseg.infer.predictor import Predictor, predict_file
 from autoseg.infer.unlike import Familiar
 from autoseg.preprocess.case import Prepared
 from autoseg.select.ensemble import Member, segment_together
@@ -48,6 +49,10 @@ class SelectedPredictor:
     def predict(self, image: Image) -> LabelImage:
         """Return the label map of a scan; see `Predictor.predict`."""
         return self.predict_prepared(self.prepare(image))
+
+    def predict_file(self, images: Sequence[Path], output: Path) -> LabelImage:
+        """Segment a scan from files to a file; see `Predictor.predict_file`."""
+        return predict_file(self, images, output)
 
     def predict_prepared(
         self, prepared: Prepared, report: Callable[[float], None] = lambda _: None, onlooker: Onlooker | None = None
