@@ -16,13 +16,14 @@
 # make speed-training NNUNET=... DATA=ARCHIVE      training steps beside nnU-Net's
 # make speed-prediction NNUNET=... MODELS=FOLDER   nnU-Net's models predict there and here
 # make speed-metrics                     all metrics of a large case
+# make gpu-check [DATA=HIPPOCAMPUS]      on a CUDA device: what is to hold there, and times; writes docs/gpu.md
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: install demo test check format clean costs budgets ablation prediction-memory kill-test agreement \
-	agreement-data speed speed-planning speed-training speed-prediction speed-metrics
+	agreement-data speed speed-planning speed-training speed-prediction speed-metrics gpu-check
 
 install: $(VENV)/.installed
 
@@ -85,6 +86,9 @@ speed-training: install
 # MODELS is made by: $(NNUNET)/bin/python tools/train_nnunet_models.py MODELS --hippocampus ARCHIVE --acdc ARCHIVE
 speed-prediction: install
 	$(BIN)/python -m tools.compare_prediction $(MODELS) --nnunet-bin $(NNUNET)/bin --forward
+
+gpu-check: install
+	$(BIN)/python -m tools.gpu_check $(if $(DATA),--dataset $(DATA))
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
