@@ -1,6 +1,8 @@
 """Batches of scans: order, errors that stay with their scan, extras, what is told of each."""
 
+import threading
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +15,7 @@ from torch import Tensor
 from autoseg.core.progress import Silent
 from autoseg.data.dicom import read_series
 from autoseg.data.image import LabelImage, read_image, read_label, write_label
+from autoseg.data.scan import FoundScan, read_scan
 from autoseg.infer.batch import predict_files
 from autoseg.infer.case import Model
 from autoseg.infer.maps import Extras, read_probabilities
@@ -141,6 +144,35 @@ def test_no_scans_give_no_outcomes() -> None:
     assert predict_files(predictor(), [], Silent()) == ()
 
 
+class _Meeting(Threshold):
+    """Works on a scan only once the next one has been prepared, and then lets the reader go on."""
+
+    def __init__(self, prepared: threading.Semaphore) -> None:
+        super().__init__()
+        self.prepared = prepared
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.prepared.acquire(timeout=20), "the next scan must be read beside the network's work"
+        self.prepared.release()
+        return super().forward(x)
+
+
+def test_the_next_scan_is_read_while_the_network_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scans = [_write_scan(tmp_path, f"la_{seed}.nii.gz", seed) for seed in range(2)]
+    ready = threading.Semaphore(0)
+
+    def read(images: Sequence[Path]) -> FoundScan:
+        found = read_scan(images)
+        if images == scans[1].images:
+            ready.release()
+        return found
+
+    monkeypatch.setattr("autoseg.infer.batch.read_scan", read)
+    model = Model(plan(), configuration((2.0, 1.0, 1.0)), (_Meeting(ready),))
+    outcomes = predict_files(Predictor(model, SETTINGS), scans, Silent())
+    assert [outcome.error for outcome in outcomes] == [None, None]
+
+
 def test_what_is_told_of_a_scan(tmp_path: Path) -> None:
     scan = _write_scan(tmp_path, "la.nii.gz")
     told: list[Outcome] = []
@@ -198,6 +230,7 @@ def test_probabilities_and_uncertainty_lie_on_the_grid_of_the_scan(
     is_inside[tuple(slice(low.min(), low.max() + 1) for low in np.nonzero(whole))] = True
     expected[:, ~is_inside] = np.array([1, 0, 0])[:, None]
     found = np.stack([read_probabilities(outcome.further["probabilities"], name) for name in LABELS_BY_NAME])
+    assert found.dtype == np.float16
     np.testing.assert_allclose(found, expected, atol=1e-3)
     np.testing.assert_array_equal(np.array(list(LABELS_BY_NAME.values()))[found.argmax(axis=0)], label)
     entropy = read_image([outcome.further["entropy"]])

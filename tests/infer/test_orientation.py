@@ -111,3 +111,24 @@ def test_files_overlay_their_scan(tmp_path: Path, suffix: str, axes: tuple[int, 
         images = nibabel.load(scan), nibabel.load(mask)
         assert np.array_equal(images[0].affine, images[1].affine)
         assert images[0].shape == images[1].shape
+
+
+def test_nibabel_finds_the_mask_of_all_48_orientations_in_the_same_place(tmp_path: Path) -> None:
+    """Turned to RAS, the closest standard order, the masks of an oblique scan are one and the same array."""
+    image = _scan(OBLIQUE)
+    predictor = _predictor(
+        configuration((1.0, 2.0, 1.0), (8, 8, 8), (channel("zscore"),)), orientation_of(image.geometry)
+    )
+    masks = []
+    for axes, flips in ORIENTATIONS:
+        scan, mask = tmp_path / "scan.nii", tmp_path / "mask.nii"
+        write_image(scan, _stored_anew(image, axes, flips))
+        write_label(mask, predictor.predict(read_image([scan])))
+        assert np.array_equal(nibabel.load(scan).affine, nibabel.load(mask).affine)
+        assert nibabel.load(scan).shape == nibabel.load(mask).shape
+        turned = nibabel.as_closest_canonical(nibabel.load(mask))
+        masks.append((turned.affine, np.asarray(turned.dataobj)))
+    assert len(np.unique(masks[0][1])) == 3
+    for affine, array in masks[1:]:
+        assert np.allclose(affine, masks[0][0], atol=1e-4)
+        assert np.array_equal(array, masks[0][1])

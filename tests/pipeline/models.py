@@ -10,32 +10,36 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.fingerprint.schema import CaseFingerprint, ClassFingerprint, ClassFrequency, IntensityStatistics
 from autoseg.network.checkpoint import save_weights
 from autoseg.network.unet import UNet
-from autoseg.plan.schema import Plan
+from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.train.record import MODEL, WEIGHTS, TrainingRecord
 from tests.preprocess import plans
 
 SHAPE, SPACING = (12, 12, 12), (2.0, 1.0, 1.0)
 
 
-def untrained(root: Path, num_folds: int = 2, plan: Plan | None = None) -> Workspace:
+def untrained(
+    root: Path, num_folds: int = 2, plan: Plan | None = None, configuration: ConfigurationName = "3d_fullres"
+) -> Workspace:
     """Write a workspace with networks of random weights for each fold, as if they had been trained."""
     workspace = Workspace(root)
     planned = plan or plans.plan(configurations={"3d_fullres": plans.configuration(SPACING)})
     planned.save(workspace.plan)
-    fingerprint().save(workspace.fingerprint)
+    fingerprint(planned.channels).save(workspace.fingerprint)
     for fold in range(num_folds):
         torch.manual_seed(fold)
-        folder = workspace.fold("3d_fullres", fold)
-        save_weights(UNet(planned.configurations["3d_fullres"].network).state_dict(), folder.weights)
-        record(planned, fold, digest_of_file(folder.weights)).save(folder.record)
+        folder = workspace.fold(configuration, fold)
+        save_weights(UNet(planned.configurations[configuration].network).state_dict(), folder.weights)
+        record(planned, fold, digest_of_file(folder.weights), configuration).save(folder.record)
     return workspace
 
 
-def record(planned: Plan, fold: int, weights_digest: str) -> TrainingRecord:
+def record(
+    planned: Plan, fold: int, weights_digest: str, configuration: ConfigurationName = "3d_fullres"
+) -> TrainingRecord:
     """Return the record of a training."""
     return TrainingRecord(
-        made_from={MODEL: planned.model_digest("3d_fullres"), WEIGHTS: weights_digest},
-        configuration="3d_fullres",
+        made_from={MODEL: planned.model_digest(configuration), WEIGHTS: weights_digest},
+        configuration=configuration,
         fold=fold,
         identity="",
         seed=0,
@@ -49,7 +53,7 @@ def record(planned: Plan, fold: int, weights_digest: str) -> TrainingRecord:
     )
 
 
-def fingerprint() -> Fingerprint:
+def fingerprint(channels: tuple[str, ...] = ("scan",)) -> Fingerprint:
     """Return what two training cases of a bright organ and a rare lesion are."""
     cases = tuple(
         CaseFingerprint(
@@ -65,13 +69,14 @@ def fingerprint() -> Fingerprint:
     )
     return Fingerprint(
         dataset="phantom",
-        channels=("scan",),
+        channels=channels,
         cases=cases,
         intensities=(
             IntensityStatistics(
                 mean=1.0, median=1.0, std=0.5, min=0.0, max=3.0, percentile_00_5=0.5, percentile_99_5=2.5
             ),
-        ),
+        )
+        * len(channels),
         median_relative_size_after_cropping=1.0,
         frequencies=(_frequency("organ", 1.0), _frequency("lesion", 0.5)),
     )
