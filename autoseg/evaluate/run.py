@@ -122,7 +122,7 @@ def evaluate_sets(
     labels = labels or labels_found(every_pair)
     scoring = scoring or Scoring()
     num_threads = max(num_workers, 1) if len(listed) == 1 else 1
-    score = partial(_score_files, labels=labels, rules=scoring.rules, num_threads=num_threads)
+    score = partial(score_files, labels=labels, rules=scoring.rules, num_threads=num_threads)
     cases: dict[SetName, list[CaseScores]] = {name: [] for name in sets}
     problems: list[Problem] = []
     with (progress or Silent()).task("evaluate", len(listed)) as task:
@@ -151,7 +151,7 @@ def labels_found(pairs: Sequence[Pair]) -> Labels:
     return declare_labels({value: f"class {value}" for value in values - {0}})
 
 
-def _score_files(
+def score_files(
     pair: Pair, labels: Labels, rules: EvaluationRules, num_threads: int
 ) -> CaseScores | tuple[Problem, ...]:
     """Return the scores of a case, or what is wrong with its files."""

@@ -10,7 +10,7 @@ import torch
 
 from autoseg.core.artefact import digest_of
 from autoseg.core.errors import PlanError
-from autoseg.core.workspace import Workspace
+from autoseg.core.workspace import ALL_DATA, Workspace
 from autoseg.data.dataset import Dataset
 from autoseg.data.image import read_image
 from autoseg.fingerprint import Fingerprint
@@ -19,6 +19,7 @@ from autoseg.infer.predictor import Predictor
 from autoseg.network.device import choose_device
 from autoseg.network.unet import UNet, place
 from autoseg.pipeline.prepare import Planning, load_plan, plan_asked, timed
+from autoseg.pipeline.reserve import ScoringPace, after_prediction_s
 from autoseg.pipeline.schedule import Allocation, Contents, Share
 from autoseg.pipeline.speed import speed_of
 from autoseg.pipeline.timing import Timing
@@ -28,7 +29,7 @@ from autoseg.plan.costs import scan_of_case
 from autoseg.plan.duration import DeviceSpeed
 from autoseg.plan.orientation import turned_fingerprint
 from autoseg.plan.rulebook import Rulebook, load_rulebook
-from autoseg.plan.rules import BudgetRules
+from autoseg.plan.rules import BudgetRules, RunRules
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.plan.tiling import Scan, tiles_of
 
@@ -46,6 +47,8 @@ class BudgetedRun:
         budget_s: Seconds for everything.
         elapsed_s: Returns the seconds that are gone.
         together_s: Returns the seconds that trainings take together, from those that each takes, in their order.
+        num_workers: Processes that score.
+        scoring: Returns how fast one of them does; None takes no time for it.
     """
 
     contents: Contents
@@ -54,6 +57,14 @@ class BudgetedRun:
     budget_s: float
     elapsed_s: Callable[[], float]
     together_s: Callable[[Sequence[float]], float] = sum
+    num_workers: int = 0
+    scoring: Callable[[], ScoringPace] | None = None
+
+    def after_s(self, contents: Contents, rules: RunRules) -> float:
+        """Return the seconds to set aside for scores, selection and pictures."""
+        if self.scoring is None:
+            return 0.0
+        return after_prediction_s(contents, self.scoring(), self.num_workers, rules)
 
     def num_rounds(self, num_trainings: int) -> int:
         """Return how many trainings of the same length follow each other, where others run beside them."""
@@ -76,9 +87,10 @@ def plan_for_time(workspace: Workspace, run: BudgetedRun) -> Contents:
     if asked.timing is not None:
         kept = (asked.timing.budget.configuration, *asked.timing.budget.shared_with)
         return run.contents.only(kept, load_plan(workspace))
-    spent_s = run.elapsed_s()
-    left_s = max(run.budget_s - spent_s, 0.0)
     first, *_ = run.contents.configurations
+    alone_s = run.after_s(run.contents.only([first], load_plan(workspace)), load_rulebook(asked.rules).empirical.run)
+    spent_s = run.elapsed_s() + alone_s
+    left_s = max(run.budget_s - spent_s, 0.0)
     budget = TimeBudget(
         configuration=first,
         seconds=left_s,
@@ -87,12 +99,12 @@ def plan_for_time(workspace: Workspace, run: BudgetedRun) -> Contents:
         held_out=_held_out(workspace, run),
     )
     alone = _planned(workspace, asked, budget)
-    kept = _affordable(workspace, alone, run, left_s)
+    kept = _affordable(workspace, alone, run)
     if len(kept) > 1:
-        part = _parts(kept, load_rulebook(asked.rules))[first]
-        alone = _planned(
-            workspace, asked, budget.model_copy(update={"seconds": part * left_s, "shared_with": kept[1:]})
-        )
+        rules = load_rulebook(asked.rules)
+        more_s = run.after_s(run.contents.only(kept, load_plan(workspace)), rules.empirical.run) - alone_s
+        part_s = _parts(kept, rules)[first] * max(left_s - more_s, 0.0)
+        alone = _planned(workspace, asked, budget.model_copy(update={"seconds": part_s, "shared_with": kept[1:]}))
     alone.save(workspace.planning)
     return run.contents.only(kept, load_plan(workspace))
 
@@ -111,9 +123,7 @@ def _parts(names: Sequence[ConfigurationName], rulebook: Rulebook) -> dict[Confi
     return {name: share / sum(shares.values()) for name, share in shares.items()}
 
 
-def _affordable(
-    workspace: Workspace, asked: Planning, run: BudgetedRun, left_s: float
-) -> tuple[ConfigurationName, ...]:
+def _affordable(workspace: Workspace, asked: Planning, run: BudgetedRun) -> tuple[ConfigurationName, ...]:
     """Return the first configurations of a run, as many as get enough steps in each training."""
     names, rulebook = run.contents.configurations, load_rulebook(asked.rules)
     if len(names) == 1:
@@ -121,8 +131,7 @@ def _affordable(
     paces = _Paces.measured(workspace, asked, run, rulebook)
     for number in range(len(names), 1, -1):
         contents = run.contents.only(names[:number], paces.plan)
-        parts = _parts(names[:number], rulebook)
-        steps = {name: paces.num_steps(run, contents, name, part * left_s) for name, part in parts.items()}
+        steps = paces.num_steps(run, contents, rulebook)
         poor = [f"{name} {found}" for name, found in steps.items() if found < rulebook.empirical.run.min_steps]
         if not poor:
             return names[:number]
@@ -144,12 +153,14 @@ class _Paces:
         plan: The plan.
         step_s: Seconds of a training step with its share of validation.
         scans_s: Seconds of predicting the held-out cases once, without mirror images.
+        stages_s: Seconds in which the stage before in a cascade predicts all cases with mirror images, for training.
         rules: Constants.
     """
 
     plan: Plan
     step_s: dict[ConfigurationName, float]
     scans_s: dict[ConfigurationName, float]
+    stages_s: dict[ConfigurationName, float]
     rules: BudgetRules
 
     @classmethod
@@ -166,14 +177,26 @@ class _Paces:
             )
             for name, configuration in configurations.items()
         }
-        steps = {name: step_with_validation_s(pace, inferred.budget) for name, pace in paces.items()}
-        return cls(planned, steps, {name: pace.scans_s for name, pace in paces.items()}, inferred.budget)
+        stages = {name: chosen.previous_stage for name, chosen in configurations.items()}
+        stages_s = {
+            name: 0.0 if stage is None else _all_cases(workspace, run) * paces[stage].mirrored_scans_s
+            for name, stage in stages.items()
+        }
+        scans_s = {
+            name: paces[name].scans_s + (0.0 if stage is None else paces[stage].scans_s)
+            for name, stage in stages.items()
+        }
+        steps_s = {name: step_with_validation_s(pace, inferred.budget) for name, pace in paces.items()}
+        return cls(planned, steps_s, scans_s, stages_s, inferred.budget)
 
-    def num_steps(self, run: BudgetedRun, contents: Contents, name: ConfigurationName, seconds: float) -> int:
-        """Return the steps of each training of a configuration that so many seconds buy."""
-        predicted = self.rules.prediction_margin * contents.num_passes[name] * self.scans_s[name]
-        num_rounds = run.num_rounds(len(contents.folds_of(name)))
-        return max(int((seconds - predicted) / num_rounds / self.step_s[name]), 0)
+    def num_steps(self, run: BudgetedRun, contents: Contents, rulebook: Rulebook) -> dict[ConfigurationName, int]:
+        """Return the steps of each training that the rest of a budget buys, by configuration."""
+        names = contents.configurations
+        predictions_s = sum(self.scans_s[name] + self.stages_s[name] for name in names)
+        set_aside_s = self.rules.prediction_margin * predictions_s + run.after_s(contents, rulebook.empirical.run)
+        left_s = max(run.budget_s - run.elapsed_s() - set_aside_s, 0.0)
+        parts = _training_parts(self.plan, contents, run, rulebook)
+        return {name: int(parts[name] * left_s / self.step_s[name]) for name in names}
 
 
 def allocate(workspace: Workspace, run: BudgetedRun, contents: Contents) -> Allocation:
@@ -199,12 +222,10 @@ def allocate(workspace: Workspace, run: BudgetedRun, contents: Contents) -> Allo
     assert asked.timing is not None
     rulebook = load_rulebook(asked.rules)
     paces = _Paces.measured(workspace, asked, replace(run, contents=contents), rulebook)
-    prediction_s = {
-        name: paces.rules.prediction_margin * passes * _prediction_s(workspace, planned, name, run, asked.timing)
-        for name, passes in contents.num_passes.items()
-    }
-    spent_s, parts = run.elapsed_s(), _training_parts(planned, contents, run, rulebook)
-    left_s = run.budget_s - spent_s - sum(prediction_s.values())
+    predictions_s, stages_s = _predictions_s(workspace, run, contents, asked.timing, rulebook.empirical.run)
+    after_s = run.after_s(contents, rulebook.empirical.run)
+    parts = _training_parts(planned, contents, run, rulebook)
+    left_s = run.budget_s - run.elapsed_s() - sum(predictions_s.values()) - sum(stages_s.values()) - after_s
     shares = []
     for name in contents.configurations:
         number = len(contents.folds_of(name))
@@ -219,10 +240,13 @@ def allocate(workspace: Workspace, run: BudgetedRun, contents: Contents) -> Allo
                 num_trainings=number,
                 training_s=training_s,
                 num_steps=num_steps,
-                prediction_s=prediction_s[name],
+                prediction_s=predictions_s[name],
+                stage_s=stages_s[name],
             )
         )
-    allocation = Allocation(made_from=made_from, shares=tuple(shares), mirror=asked.timing.choice.mirror)
+    allocation = Allocation(
+        made_from=made_from, shares=tuple(shares), mirror=asked.timing.choice.mirror, after_s=after_s
+    )
     allocation.save(workspace.allocation)
     return allocation
 
@@ -245,6 +269,28 @@ def _training_parts(
     return {name: part / total for name, part in parts.items()}
 
 
+def _predictions_s(
+    workspace: Workspace, run: BudgetedRun, contents: Contents, timing: Timing, rules: RunRules
+) -> tuple[dict[ConfigurationName, float], dict[ConfigurationName, float]]:
+    """Return the seconds to set aside for held-out cases, and those for what a cascade's first training begins with."""
+    planned = load_plan(workspace)
+    mirror = timing.choice.mirror
+    predictions_s, stages_s = {}, {}
+    for name in contents.configurations:
+        predictions_s[name] = rules.prediction_margin * _prediction_s(workspace, name, run, timing, mirror=mirror)
+        stage = planned.configurations[name].previous_stage
+        stages_s[name] = 0.0
+        if stage is not None:
+            one_pass_s = _prediction_s(workspace, stage, run, timing, mirror=True)
+            stages_s[name] = rules.prediction_margin * _all_cases(workspace, run) * one_pass_s
+    return predictions_s, stages_s
+
+
+def _all_cases(workspace: Workspace, run: BudgetedRun) -> float:
+    """Return how many times as many labelled cases there are as the folds of a run hold out."""
+    return len(load_split(workspace, ALL_DATA).validation) / max(len(_held_out(workspace, run)), 1)
+
+
 def _held_out(workspace: Workspace, run: BudgetedRun) -> tuple[str, ...]:
     """Return the names of the cases that the folds of a run hold out."""
     return tuple(sorted(name for fold in run.contents.folds for name in load_split(workspace, fold).validation))
@@ -265,20 +311,21 @@ def _scans(
 
 
 def _prediction_s(
-    workspace: Workspace, planned: Plan, name: ConfigurationName, run: BudgetedRun, timing: Timing
+    workspace: Workspace, name: ConfigurationName, run: BudgetedRun, timing: Timing, *, mirror: bool
 ) -> float:
     """Return the seconds of predicting the held-out cases: one is measured, the others are so many times its tiles."""
+    planned = load_plan(workspace)
     scans = _scans(workspace, planned, name, run, timing.speed)
     tiles = {case: tiles_of(planned.configurations[name], scan) for case, scan in scans.items()}
     measured = sorted(tiles, key=lambda case: tiles[case])[len(tiles) // 2]
     case = next(case for case in Dataset.load(workspace.dataset).cases if case.name == measured)
-    image = read_image([Path(path) for path in case.images])
+    files = [Path(path) for path in case.images]
     device = choose_device(run.device)
-    settings = replace(default_settings(device, planned.configurations[name]), mirror=timing.choice.mirror)
+    settings = replace(default_settings(device, planned.configurations[name]), mirror=mirror)
     predictor = Predictor(_untrained(planned, name, device), settings)
-    predictor.predict(image)
+    predictor.predict(read_image(files))
     began = time.monotonic()
-    predictor.predict(image)
+    predictor.predict(read_image(files))
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return (time.monotonic() - began) * sum(tiles.values()) / tiles[measured]

@@ -4,7 +4,7 @@ import logging
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,9 +31,12 @@ from autoseg.pipeline.prepare import (
     preprocess,
     suited_preset,
 )
+from autoseg.pipeline.reserve import measure_scoring
 from autoseg.pipeline.schedule import Allocation, Contents, allocation_table, contents_of, predicted_allocation
 from autoseg.pipeline.selection import SelectionRequest, make_selection
+from autoseg.pipeline.timetable import Timetable
 from autoseg.pipeline.training import TrainingLength, num_loaders, training_length
+from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.select.choose import Selection, Together
 from autoseg.train.hooks import NO_HOOKS, Hooks
@@ -59,6 +62,7 @@ class RunRequest:
         seed: Of weights, patches and augmentation.
         init_from: Weights to begin with, a file or the folder of a finished training; None for random ones.
         side_by_side: How many trainings run at a time, and who starts them.
+        began_s: Reading of `time.monotonic` at which the budget began; None for the call of `run`.
     """
 
     source: Path
@@ -72,6 +76,7 @@ class RunRequest:
     seed: int
     init_from: Path | None = None
     side_by_side: SideBySide = ONE_BY_ONE
+    began_s: float | None = None
 
 
 class RunResult(Artefact):
@@ -124,6 +129,9 @@ def run(workspace: Workspace, request: RunRequest, progress: Progress, hooks: Ho
         AutosegError: Of the stage that fails.
     """
     watch = Stopwatch()
+    if request.began_s is not None:
+        watch.seconds["begin"] = watch.started - request.began_s
+        watch.started = request.began_s
     with watch.measure("check and plan"):
         planned = plan(request.source, workspace, request.data, _planning(request), progress)
     contents = contents_of(workspace, planned, request.configurations, request.folds)
@@ -131,21 +139,50 @@ def run(workspace: Workspace, request: RunRequest, progress: Progress, hooks: Ho
     with request.side_by_side.sharing(request.device, contents.num_trainings):
         contents, allocation = _allocated(workspace, request, (contents, length), progress, watch)
     _announce(load_plan(workspace), request, allocation)
-    trainings = [
-        _training(
-            request,
-            share.configuration,
-            fold,
-            length if request.budget_s is None else TrainingLength(None, share.training_s),
-        )
-        for share in allocation.shares
-        for fold in contents.folds_of(share.configuration)
-    ]
-    records = train_all(workspace, trainings, request.side_by_side, request.data.num_workers, progress, hooks)
-    watch.seconds["train"] = request.side_by_side.wall_s([record.seconds for record in records], request.device)
+    watch.seconds["train"] = _train(workspace, request, (contents, allocation, length), watch, progress, hooks)
+    if request.budget_s is not None:
+        allocation = Allocation.load(workspace.allocation)
     result = _outcome(workspace, request, contents, allocation, progress, watch)
     result.save(workspace.run)
     return result
+
+
+def _train(
+    workspace: Workspace,
+    request: RunRequest,
+    wanted: tuple[Contents, Allocation, TrainingLength],
+    watch: Stopwatch,
+    progress: Progress,
+    hooks: Hooks,
+) -> float:
+    """Train all that is wanted; return the seconds that this took, in all runs together.
+
+    Trainings that follow each other within a budget are cut where what came before took longer than planned.
+    """
+    contents, allocation, length = wanted
+    how = request.side_by_side
+    places = [(share, fold) for share in allocation.shares for fold in contents.folds_of(share.configuration)]
+    follow_each_other = how.wall_s([1.0] * len(places), request.device) == len(places)
+    train_these = partial(
+        train_all, workspace, how=how, num_workers=request.data.num_workers, progress=progress, hooks=hooks
+    )
+    if request.budget_s is not None and follow_each_other:
+        rules = load_rulebook(request.planning.rules).inferred.budget
+        timetable = Timetable(workspace, contents, request.budget_s, watch.elapsed_s, rules.least_steps)
+        records = []
+        for share, fold in places:
+            lasts = TrainingLength(None, timetable.begin(share.configuration, fold))
+            with timetable.counting(workspace.fold(share.configuration, fold)):
+                records += train_these([_training(request, share.configuration, fold, lasts)])
+    else:
+        lengths = {
+            share.configuration: length if request.budget_s is None else TrainingLength(None, share.training_s)
+            for share in allocation.shares
+        }
+        records = train_these(
+            [_training(request, share.configuration, fold, lengths[share.configuration]) for share, fold in places]
+        )
+    return how.wall_s([record.seconds for record in records], request.device)
 
 
 def _allocated(
@@ -166,7 +203,17 @@ def _allocated(
     assert request.budget_s is not None
     _preprocess(workspace, contents.configurations[:1], num_workers, progress, watch)
     together_s = partial(request.side_by_side.wall_s, device=request.device)
-    timed = BudgetedRun(contents, request.device, request.seed, request.budget_s, watch.elapsed_s, together_s)
+    rules = load_rulebook(request.planning.rules).empirical
+    timed = BudgetedRun(
+        contents=contents,
+        device=request.device,
+        seed=request.seed,
+        budget_s=request.budget_s,
+        elapsed_s=watch.elapsed_s,
+        together_s=together_s,
+        num_workers=num_workers,
+        scoring=cache(partial(measure_scoring, workspace, contents, rules)),
+    )
     with watch.measure("plan for the time"):
         contents = plan_for_time(workspace, timed)
     _preprocess(workspace, contents.configurations, num_workers, progress, watch)

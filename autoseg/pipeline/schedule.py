@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pydantic import Field
+
 from autoseg.core.artefact import Artefact, Record
 from autoseg.core.errors import PlanError
 from autoseg.core.workspace import Workspace
@@ -41,12 +43,6 @@ class Contents:
         return set(self.folds) == set(self.all_folds)
 
     @property
-    def num_passes(self) -> dict[ConfigurationName, int]:
-        """How often each configuration predicts the held-out cases: alone, in ensembles, and for a cascade."""
-        passes = 2 if self.selects and len(self.configurations) > 1 else 1
-        return {name: passes + (name in self.stages) for name in self.configurations}
-
-    @property
     def num_trainings(self) -> int:
         """Of all configurations together."""
         return sum(len(self.folds_of(name)) for name in self.configurations)
@@ -69,7 +65,8 @@ class Share(Record):
         num_trainings: One per fold.
         training_s: Seconds of each training.
         num_steps: About as many in each training.
-        prediction_s: Seconds of all its predictions of held-out cases together.
+        prediction_s: Seconds of predicting all held-out cases.
+        stage_s: Seconds in which the stage before it in a cascade predicts what its first training begins with.
     """
 
     configuration: ConfigurationName
@@ -77,11 +74,12 @@ class Share(Record):
     training_s: float
     num_steps: int
     prediction_s: float
+    stage_s: float = 0.0
 
     @property
     def seconds(self) -> float:
         """Of everything together."""
-        return self.num_trainings * self.training_s + self.prediction_s
+        return self.num_trainings * self.training_s + self.prediction_s + self.stage_s
 
 
 class Allocation(Artefact):
@@ -90,10 +88,21 @@ class Allocation(Artefact):
     Attributes:
         shares: By configuration, in the order of training.
         mirror: Whether held-out cases are averaged over their mirror images.
+        after_s: Seconds set aside for scores, selection and pictures; None without a budget.
+        begun: Seconds that each training was given when it began, by name; see `training_name`.
+        spent_s: Seconds of the budget that were gone when the last of them began.
     """
 
     shares: tuple[Share, ...]
     mirror: bool
+    after_s: float | None = None
+    begun: dict[str, float] = Field(default_factory=dict)
+    spent_s: float = 0.0
+
+
+def training_name(configuration: ConfigurationName, fold: int) -> str:
+    """Return what a training is called in an allocation."""
+    return f"{configuration} fold {fold}"
 
 
 def contents_of(
@@ -170,35 +179,42 @@ def predicted_allocation(
     """
     costs = _costs(workspace, planned, device).configurations
     num_cases = sum(len(load_split(workspace, fold).validation) for fold in contents.folds)
-    shares = [
-        Share(
+
+    def share(name: ConfigurationName) -> Share:
+        stage = planned.configurations[name].previous_stage
+        stage_s = 0.0 if stage is None else num_cases * costs[stage].scan_s
+        return Share(
             configuration=name,
             num_trainings=len(contents.folds_of(name)),
             training_s=num_epochs * costs[name].epoch_s,
             num_steps=num_epochs * planned.training.steps_per_epoch,
-            prediction_s=contents.num_passes[name] * num_cases * costs[name].scan_s,
+            prediction_s=num_cases * costs[name].scan_s + stage_s,
+            stage_s=stage_s,
         )
-        for name in contents.configurations
-    ]
-    return Allocation(shares=tuple(shares), mirror=True)
+
+    return Allocation(shares=tuple(map(share, contents.configurations)), mirror=True)
 
 
 def allocation_table(allocation: Allocation) -> str:
     """Return what is trained and what it takes, as a table in plain text."""
-    header = ("", "trainings", "each", "steps each", "held-out cases", "together")
+    header = ("", "trainings", "each", "steps each", "prediction", "together")
     rows: list[tuple[str, ...]] = [
         (
             share.configuration,
             str(share.num_trainings),
             _time(share.training_s),
             str(share.num_steps),
-            _time(share.prediction_s),
+            _time(share.prediction_s + share.stage_s),
             _time(share.seconds),
         )
         for share in allocation.shares
     ]
     num_trainings = sum(share.num_trainings for share in allocation.shares)
-    rows.append(("all", str(num_trainings), "", "", "", _time(sum(share.seconds for share in allocation.shares))))
+    together_s = sum(share.seconds for share in allocation.shares)
+    if allocation.after_s is not None:
+        together_s += allocation.after_s
+        rows.append(("selection, pictures", "", "", "", "", _time(allocation.after_s)))
+    rows.append(("all", str(num_trainings), "", "", "", _time(together_s)))
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()

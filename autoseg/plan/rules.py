@@ -212,6 +212,11 @@ class RunRules(Record):
     order: Annotated[tuple[ConfigurationName, ...], Field(min_length=1)]
     shares: dict[ConfigurationName, Positive]
     min_steps: Count
+    prediction_margin: Ratio
+    scoring_margin: Ratio
+    starting_workers_s: Annotated[float, Field(ge=0)]
+    num_pictures: Count
+    picture_s: Annotated[float, Field(ge=0)]
 
 
 class EvaluationRules(Record):

@@ -17,13 +17,13 @@ from autoseg.pipeline.schedule import (
     contents_of,
     worth_running,
 )
-from autoseg.plan.rules import RunRules
+from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationName, ConfigurationPlan, Plan
 from tests.end_to_end.blobs import write_blobs, write_tiny_rules
 
 CASCADE: ConfigurationName = "3d_cascade_fullres"
 ORDER: tuple[ConfigurationName, ...] = ("3d_fullres", "2d", "3d_lowres", CASCADE)
-RULES = RunRules(order=ORDER, shares=dict.fromkeys(ORDER, 1.0), min_steps=200)
+RULES = load_rulebook().empirical.run.model_copy(update={"order": ORDER})
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_a_cascade_needs_all_folds_of_its_first_stage() -> None:
     contents = Contents(("3d_lowres", CASCADE), frozenset({"3d_lowres"}), (1,), (0, 1, 2))
     assert contents.folds_of("3d_lowres") == (0, 1, 2)
     assert contents.folds_of(CASCADE) == (1,)
-    assert contents.num_passes == {"3d_lowres": 2, CASCADE: 1}
+    assert contents.num_trainings == 4
 
 
 def test_the_table_says_what_is_trained_and_what_it_takes() -> None:
@@ -82,6 +82,9 @@ def test_the_table_says_what_is_trained_and_what_it_takes() -> None:
     lines = allocation_table(Allocation(shares=(share,), mirror=True)).splitlines()
     assert lines[1].split() == ["2d", "5", "10", "min", "1200", "60", "s", "51", "min"]
     assert lines[2].split() == ["all", "5", "51", "min"]
+    lines = allocation_table(Allocation(shares=(share,), mirror=True, after_s=120.0)).splitlines()
+    assert lines[2].split() == ["selection,", "pictures", "2", "min"]
+    assert lines[3].split() == ["all", "5", "53", "min"]
 
 
 def _shared_out(folder: Path, source: Path, budget_s: float, min_steps: int) -> tuple[Workspace, Allocation]:
