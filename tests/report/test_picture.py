@@ -10,7 +10,8 @@ from autoseg.core.errors import ArtefactError
 from autoseg.core.geometry import Geometry
 from autoseg.core.labels import declare_labels, declare_regions
 from autoseg.data.image import Image, LabelImage, read_image
-from autoseg.report.picture import PALETTE, _telling_slice, write_curves, write_overlay
+from autoseg.report.palette import PALETTE
+from autoseg.report.picture import _telling_slice, write_curves, write_overlay
 
 LABELS = declare_labels({1: "organ", 4: "lesion"})
 GEOMETRY = Geometry(spacing=(3.0, 1.0, 1.0))
