@@ -1,6 +1,7 @@
 """Archives of datasets, unpacked so that nothing of them lands outside their folder."""
 
 import logging
+import os
 import shutil
 import stat
 import tarfile
@@ -18,6 +19,12 @@ from autoseg.core.errors import DatasetError
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
 
 _MARKER = ".autoseg-unpacked"
+MOST_EXPANSION = 200
+"""An archive that unpacks to more than this many times its size is no dataset and no model, but made to fill disks."""
+
+ALWAYS_ALLOWED_BYTES = 1 << 30
+"""That any archive may unpack to: small ones of empty scans expand more than large ones."""
+
 _COPY_BYTES = 1 << 20
 _logger = logging.getLogger(__name__)
 
@@ -41,8 +48,9 @@ def unpack(archive: Path, folder: Path) -> Path:
         folder: Created if needed.
 
     Raises:
-        DatasetError: If the archive is missing, damaged or encrypted, or has a member that would leave its folder, is
-            a device, or is a link to something that the archive does not hold.
+        DatasetError: If the archive is missing, damaged or encrypted, has a member that would leave its folder, is a
+            device, or is a link to something that the archive does not hold, or if it unpacks to far more than it is or
+            than there is room for.
     """
     suffix = archive_suffix(archive)
     if suffix is None or not archive.is_file():
@@ -86,7 +94,37 @@ def _damage_named(archive: Path) -> Iterator[None]:
         ) from None
 
 
+class _Room:
+    """Counts what an archive unpacks to, before it is written."""
+
+    def __init__(self, archive: Path, folder: Path) -> None:
+        self._archive = archive
+        self._most = max(ALWAYS_ALLOWED_BYTES, MOST_EXPANSION * archive.stat().st_size)
+        self._free = shutil.disk_usage(folder).free
+        self._claimed = 0
+
+    def claim(self, num_bytes: int) -> None:
+        """Count a member.
+
+        Raises:
+            DatasetError: If all of them together are too large.
+        """
+        self._claimed += num_bytes
+        if self._claimed > self._most:
+            raise DatasetError(
+                f"{self._archive}: an archive must not unpack to more than {MOST_EXPANSION} times its size, got"
+                f" {self._claimed} bytes from {self._archive.stat().st_size}. Fetch it from a place that you trust, or"
+                " unpack it yourself."
+            )
+        if self._claimed > self._free:
+            raise DatasetError(
+                f"{self._archive}: there must be room to unpack it, got {self._free} bytes for {self._claimed} and"
+                " more. Make room, or name another --workspace."
+            )
+
+
 def _extract_tar(archive: Path, folder: Path) -> None:
+    room = _Room(archive, folder)
     with tarfile.open(archive, "r:*") as tar:
         for member in tar:
             destination = _destination(archive, member.name, folder)
@@ -97,6 +135,8 @@ def _extract_tar(archive: Path, folder: Path) -> None:
                 continue
             content = _tar_content(archive, tar, member)
             with content:
+                room.claim(content.seek(0, os.SEEK_END))
+                content.seek(0)
                 _copy(content, destination)
         _require_end_mark(tar)
 
@@ -123,6 +163,7 @@ def _require_end_mark(tar: tarfile.TarFile) -> None:
 
 
 def _extract_zip(archive: Path, folder: Path) -> None:
+    room = _Room(archive, folder)
     with zipfile.ZipFile(archive) as source:
         for member in source.infolist():
             destination = _destination(archive, member.filename, folder)
@@ -136,6 +177,7 @@ def _extract_zip(archive: Path, folder: Path) -> None:
                 raise _refused(archive, member.filename, "a link" if stat.S_ISLNK(mode) else "a device")
             if member.flag_bits & 1:
                 raise _refused(archive, member.filename, "encrypted")
+            room.claim(member.file_size)
             with source.open(member) as content:
                 _copy(content, destination)
 

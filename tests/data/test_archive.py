@@ -3,6 +3,7 @@ import os
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -173,3 +174,32 @@ def test_a_dataset_is_opened_from_an_archive(tmp_path: Path, name: str) -> None:
     dataset = open_dataset(pack(tmp_path / name, files), tmp_path / "to")
     assert [case.name for case in dataset.cases] == ["c0", "c1", "c2"]
     assert all(Path(path).is_relative_to(tmp_path / "to" / "a" / "set") for path in dataset.cases[0].images)
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.zip"])
+def test_archives_that_grow_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    zeros = pack_compressed(tmp_path / name, {"set/one": bytes(300_000), "set/two": bytes(300_000)})
+    assert unpack(zeros, tmp_path / "small archives may")
+    monkeypatch.setattr("autoseg.data.archive.ALWAYS_ALLOWED_BYTES", 1000)
+    with pytest.raises(DatasetError, match=rf"{name}: an archive must not unpack to more than 200 times its size"):
+        unpack(zeros, tmp_path / "to")
+    assert names_in(tmp_path / "to") == set()
+    noise = pack_compressed(tmp_path / f"b{name[1:]}", {"set/noise": os.urandom(10_000)})
+    assert unpack(noise, tmp_path / "to")
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_no_room_is_named_before_it_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=20_000))
+    with pytest.raises(DatasetError, match=r"there must be room to unpack it, got 20000 bytes for 25000 and more"):
+        unpack(pack(tmp_path / name, FILES), tmp_path / "to")
+    assert names_in(tmp_path / "to") == set()
+
+
+def pack_compressed(path: Path, files: dict[str, bytes]) -> Path:
+    if path.suffix != ".zip":
+        return pack(path, files)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for name, content in files.items():
+            target.writestr(name, content)
+    return path
