@@ -112,6 +112,11 @@ class Workspace:
         return self.root / "selection.json"
 
     @property
+    def imported(self) -> Path:
+        """The `dataset.json` of the models that were imported, where the workspace holds such."""
+        return self.root / "imported_dataset.json"
+
+    @property
     def packed(self) -> Path:
         """The manifest of a packed model, where the workspace is an unpacked one."""
         return self.root / "model.json"

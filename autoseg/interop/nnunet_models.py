@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ GAUSSIAN_SIGMA = 1 / 8
 
 GAUSSIAN_CENTRE: GaussianCentre = "half"
 """Of that weight."""
+
+DECLARATIONS = ("channel_names", "labels", "regions_class_order")
+"""Of `dataset.json`, on which the meaning of a network's inputs and outputs depends."""
 
 PLAIN_TRAINER = "nnUNetTrainer"
 """Other trainers are variants, which may have built another network or normalised otherwise than the plan says."""
@@ -109,8 +113,10 @@ def import_nnunet(
         for folder in folders:
             if (folder.root / FINGERPRINT_NAME).is_file():
                 read_fingerprint(folder.root / FINGERPRINT_NAME, folder.dataset).save(workspace.fingerprint)
+        shutil.copyfile(folders[0].root / DESCRIPTION_NAME, staged.imported)
         for model in models:
             _move_folds(model, staged, workspace)
+        staged.imported.replace(workspace.imported)
         plan.save(workspace.plan)
     return models
 
@@ -168,6 +174,7 @@ def _import_model(folder: _ModelFolder, staged: Workspace) -> tuple[Plan, Import
     name, configuration = _configuration(folder, first)
     for fold, place in places.items():
         checkpoint = first if fold == leading else read_checkpoint(folder.checkpoints[fold], place)
+        _require_own(folder, first.configuration, checkpoint, place)
         target = staged.fold(name, fold)
         save_weights(convert_weights(checkpoint.weights, configuration.network, place), target.weights)
         _record(folder, checkpoint, name, fold).save(target.record)
@@ -181,6 +188,34 @@ def _import_model(folder: _ModelFolder, staged: Workspace) -> tuple[Plan, Import
         )
     model = ImportedModel(configuration=name, source=folder.name, trainer=first.trainer, folds=tuple(places))
     return _plan(folder, name, configuration), model
+
+
+def _require_own(folder: _ModelFolder, configuration: str, checkpoint: NnunetCheckpoint, place: Path) -> None:
+    """Refuse the checkpoint of another fold, configuration or dataset, as far as it notes where it comes from."""
+    in_folder = place.parent.name
+    if checkpoint.fold is not None and in_folder != f"fold_{checkpoint.fold}":
+        raise ArtefactError(
+            f"{place}: must be the checkpoint of {in_folder}, got that of fold_{checkpoint.fold}. Put it into the"
+            " folder where it belongs."
+        )
+    if checkpoint.configuration != configuration:
+        raise ArtefactError(
+            f"{place}: must be of {configuration}, as the other folds, got a checkpoint of {checkpoint.configuration}."
+            " Put it into the folder where it belongs."
+        )
+    trained_on = checkpoint.dataset_name or folder.plans.dataset_name
+    if trained_on != folder.plans.dataset_name:
+        raise ArtefactError(
+            f"{place}: must be trained on {folder.plans.dataset_name}, the dataset of {PLANS_NAME}, got a checkpoint of"
+            f" {trained_on}. Use the {PLANS_NAME} that it was trained with."
+        )
+    declared = _read_json(folder.root / DESCRIPTION_NAME, folder.name / DESCRIPTION_NAME)
+    for key in DECLARATIONS:
+        if key in checkpoint.declared and checkpoint.declared[key] != declared.get(key):
+            raise ArtefactError(
+                f"{place}: must be trained with the {key} of {DESCRIPTION_NAME}, {declared.get(key)}, got"
+                f" {checkpoint.declared[key]}. Use the {DESCRIPTION_NAME} that it was trained with."
+            )
 
 
 def _configuration(folder: _ModelFolder, checkpoint: NnunetCheckpoint) -> tuple[ConfigurationName, ConfigurationPlan]:

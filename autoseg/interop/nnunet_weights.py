@@ -16,7 +16,16 @@ from autoseg.core.errors import ArtefactError
 from autoseg.network.unet import UNet
 from autoseg.plan.schema import NetworkPlan
 
-_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, pickle.UnpicklingError)
+_DAMAGED = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
 """What `torch.load` raises for a damaged file, and what other entries than expected lead to."""
 
 _SCALARS = tuple(type(np.dtype(name)) for name in ("float64", "float32", "float16", "int64", "int32", "bool"))
@@ -40,6 +49,9 @@ class NnunetCheckpoint:
     Attributes:
         weights: Of the network, by nnU-Net's names.
         configuration: As nnU-Net calls it.
+        fold: That was held out, or `all`; None if it was not noted.
+        dataset_name: Of the dataset that it was trained on; None if it was not noted.
+        declared: `dataset.json` of that dataset; empty if it was not noted.
         trainer: Name of nnU-Net's class that trained it.
         mirror_axes: Of the patch, along which prediction may mirror.
         num_epochs: That were trained.
@@ -50,6 +62,9 @@ class NnunetCheckpoint:
 
     weights: Mapping[str, Tensor] = field(repr=False)
     configuration: str
+    fold: str | None
+    dataset_name: str | None
+    declared: Mapping[str, Any] = field(repr=False)
     trainer: str
     mirror_axes: tuple[int, ...]
     num_epochs: int
@@ -72,14 +87,18 @@ def read_checkpoint(path: Path, where: Path) -> NnunetCheckpoint:
         with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of pickles that are refused in the next moment
             document = torch.load(path, map_location="cpu", weights_only=True)
-        curves = document.get("logging") or {}
+        curves, arguments = document.get("logging") or {}, document["init_args"]
+        fold, dataset_name = arguments.get("fold"), (arguments.get("plans") or {}).get("dataset_name")
         return NnunetCheckpoint(
             weights={str(name): tensor for name, tensor in document["network_weights"].items()},
-            configuration=str(document["init_args"]["configuration"]),
+            configuration=str(arguments["configuration"]),
+            fold=None if fold is None else str(fold),
+            dataset_name=None if dataset_name is None else str(dataset_name),
+            declared=dict(arguments.get("dataset_json") or {}),
             trainer=str(document["trainer_name"]),
             mirror_axes=tuple(int(axis) for axis in document.get("inference_allowed_mirroring_axes") or ()),
             num_epochs=int(document["current_epoch"]),
-            device=str(document["init_args"].get("device", "unknown")),
+            device=str(arguments.get("device", "unknown")),
             seconds=_duration_s(curves),
             dice=tuple(float(score) for score in (curves.get("dice_per_class_or_region") or [()])[-1]),
         )

@@ -30,7 +30,9 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ArtefactError(f"{path}: weights must be there, found no file. Train this fold first.") from None
     except (SafetensorError, OSError) as error:
-        raise ArtefactError(f"{path}: must be a safetensors file, got: {error}. Train this fold again.") from None
+        raise ArtefactError(
+            f"{path}: must be a safetensors file, got: {error}. Restore it, or train this fold again."
+        ) from None
     return weights
 
 

@@ -48,7 +48,7 @@ def model_card(model: ModelDescription, file_name: str) -> str:
 
 def size_text(values: Sequence[float]) -> str:
     """Return sizes along axes, for people."""
-    return " x ".join(f"{value:.4g}" for value in values)
+    return " x ".join(f"{value:.0f}" if value >= 100 else f"{value:.3g}" for value in values)
 
 
 def range_texts(found: Range) -> tuple[str, str, str]:

@@ -10,6 +10,7 @@ from autoseg.core.artefact import Record, digest_of_file
 from autoseg.core.labels import LabelClass
 from autoseg.core.workspace import ALL_DATA, FoldName, Workspace
 from autoseg.data.dataset import Dataset
+from autoseg.data.description import read_description
 from autoseg.evaluate.bootstrap import Interval
 from autoseg.evaluate.compare import Difference
 from autoseg.evaluate.scores import Evaluation, Spread
@@ -245,7 +246,11 @@ def held_out_evaluation(workspace: Workspace, networks: Networks) -> Evaluation 
 
 def declared_licence(workspace: Workspace) -> Licence:
     """Return the licence that the training data declare, an empty one if they declare none."""
-    text = Dataset.load(workspace.dataset).licence.strip() if workspace.dataset.exists() else ""
+    text = ""
+    if workspace.dataset.exists():
+        text = Dataset.load(workspace.dataset).licence.strip()
+    elif workspace.imported.exists():
+        text = read_description(workspace.imported).licence.strip()
     return Licence(text=text, source="dataset") if text else Licence()
 
 

@@ -85,8 +85,9 @@ def require_fit(path: Path, workspace: Workspace) -> None:
     manifest = PackedModel.load(workspace.packed)
     model = _Unpacked(path, workspace, manifest)
     planned = model.read(Plan, workspace.plan)
-    if strange := next((name for name in _names(planned) if not name.isprintable()), None):
-        raise model.error(workspace.plan, f"names must be printable, got {strange!r}")
+    for place, texts in ((workspace.plan, _names(planned)), (workspace.packed, manifest.licence.text.splitlines())):
+        if strange := next((text for text in texts if not text.replace("\t", "").isprintable()), None):
+            raise model.error(place, f"names and terms must be printable, got {strange!r}")
     if manifest.dataset != planned.dataset:
         raise model.error(workspace.plan, f"dataset must be {manifest.dataset}, got {planned.dataset}")
     for name in (*manifest.configurations, *_stages(planned)):

@@ -8,6 +8,7 @@ import hashlib
 import re
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ MEMBER = re.compile(
 FETCH_AGAIN = "Fetch the file again, or have it packed again."
 
 _COPY_BYTES = 1 << 20
+_ENCRYPTED = 1
 
 
 class PackedFile(Record):
@@ -151,7 +153,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except OSError as error:
         raise ArtefactError(
             f"{path}: must be readable, with room to unpack it, got: {error}. Make room, or set TMPDIR to a folder"
-            " that has it."
+            " that has it; else fetch the file again."
         ) from None
 
 
@@ -162,7 +164,8 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> PackedModel:
             f"{path}: must be a model that autoseg pack wrote, found no {MANIFEST} in it. Name another file; nnU-Net's"
             " models are taken over by autoseg import-nnunet."
         )
-    if found[0].compress_type != zipfile.ZIP_STORED or found[0].file_size > LARGEST_MANIFEST_BYTES:
+    is_plain = found[0].compress_type == zipfile.ZIP_STORED and not found[0].flag_bits & _ENCRYPTED
+    if not is_plain or found[0].file_size > LARGEST_MANIFEST_BYTES:
         raise ArtefactError(
             f"{path}, {MANIFEST}: must be stored as it is, and of {LARGEST_MANIFEST_BYTES} bytes at most, got"
             f" {found[0].file_size} bytes. {FETCH_AGAIN}"
@@ -178,11 +181,18 @@ def _require_members(path: Path, archive: zipfile.ZipFile, manifest: PackedModel
             raise ArtefactError(
                 f"{path}: must hold nothing but a model, got {member.filename!r}, {reason}. {FETCH_AGAIN}"
             )
-    names = [member.filename for member in members]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ArtefactError(f"{path}: each member must be there once, got {twice} twice. {FETCH_AGAIN}")
-    if missing := sorted(manifest.files.keys() - set(names)):
+    names = Counter(member.filename for member in members)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ArtefactError(f"{path}: each member must be there once, got {twice[0]} twice. {FETCH_AGAIN}")
+    if missing := sorted(manifest.files.keys() - names.keys()):
         raise ArtefactError(f"{path}: must hold all that {MANIFEST} lists, found no {missing[0]}. {FETCH_AGAIN}")
+    for member in members:
+        expected = manifest.files.get(member.filename)
+        if expected is not None and member.file_size != expected.size:
+            raise ArtefactError(
+                f"{path}, {member.filename}: must be the file that was packed, of {expected.size} bytes, got"
+                f" {member.file_size} bytes. {FETCH_AGAIN}"
+            )
     claimed, there = sum(member.file_size for member in members), path.stat().st_size
     if claimed > there:
         raise ArtefactError(
@@ -197,7 +207,7 @@ def _problem(member: zipfile.ZipInfo, manifest: PackedModel) -> str | None:
         return "which is a path out of its folder"
     if kind not in (0, stat.S_IFREG):
         return "which is a link" if kind == stat.S_IFLNK else "which is no plain file"
-    if member.flag_bits & 1:
+    if member.flag_bits & _ENCRYPTED:
         return "which is encrypted"
     if member.compress_type != zipfile.ZIP_STORED:
         return f"which would grow from {member.compress_size} to {member.file_size} bytes"
@@ -207,6 +217,4 @@ def _problem(member: zipfile.ZipInfo, manifest: PackedModel) -> str | None:
         return "which is no part of a model"
     if name not in manifest.files:
         return f"which {MANIFEST} does not list"
-    if member.file_size != manifest.files[name].size:
-        return f"of {member.file_size} bytes instead of {manifest.files[name].size}"
     return None

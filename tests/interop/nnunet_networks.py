@@ -234,8 +234,10 @@ def dataset(**more: object) -> dict[str, Any]:
     }
 
 
-def checkpoint(network: nn.Module, name: str, mirror_axes: Sequence[int] | None = (0, 2)) -> dict[str, Any]:
-    """Return the content of `checkpoint_final.pth`."""
+def checkpoint(
+    network: nn.Module, name: str, mirror_axes: Sequence[int] | None = (0, 2), origin: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the content of `checkpoint_final.pth`; `origin` is what it notes about fold, plans and dataset."""
     return {
         "network_weights": network.state_dict(),
         "optimizer_state": {"state": {}, "param_groups": []},
@@ -247,7 +249,7 @@ def checkpoint(network: nn.Module, name: str, mirror_axes: Sequence[int] | None 
         },
         "_best_ema": np.float64(0.6),
         "current_epoch": 2,
-        "init_args": {"configuration": name, "fold": 0, "device": torch.device("cpu")},
+        "init_args": {"configuration": name, "device": torch.device("cpu"), **(origin or {})},
         "trainer_name": "nnUNetTrainer",
         "inference_allowed_mirroring_axes": None if mirror_axes is None else tuple(mirror_axes),
     }
@@ -281,5 +283,6 @@ def write_model(
         arguments = (entry if "architecture" in entry else configuration())["architecture"]["arch_kwargs"]
         found[fold] = Network(*num_channels, arguments).eval()
         (root / f"fold_{fold}").mkdir()
-        torch.save(checkpoint(found[fold], name), root / f"fold_{fold}" / "checkpoint_final.pth")
+        origin = {"fold": fold, "plans": plans_document, "dataset_json": dataset_document or dataset()}
+        torch.save(checkpoint(found[fold], name, origin=origin), root / f"fold_{fold}" / "checkpoint_final.pth")
     return found

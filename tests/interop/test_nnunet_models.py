@@ -15,9 +15,13 @@ from torch.nn import functional
 
 from autoseg.core.artefact import digest_of_file
 from autoseg.core.errors import ArtefactError, AutosegError, DatasetError, PlanError
+from autoseg.core.geometry import Geometry
 from autoseg.core.workspace import ALL_DATA, Workspace
+from autoseg.data.image import Image
 from autoseg.interop.nnunet_models import import_nnunet
 from autoseg.network.checkpoint import load_network
+from autoseg.pipeline import PackRequest, load_predictor, pack
+from autoseg.pipeline.packed_model import read_manifest
 from autoseg.pipeline.prediction import ModelChoice, load_model
 from autoseg.plan.schema import ConfigurationPlan, InferencePlan, Plan
 from autoseg.preprocess.resample import axis_orders, coarse_axis, resample_array
@@ -339,6 +343,30 @@ def test_a_reader_that_turns_images_is_refused(tmp_path: Path) -> None:
         "3d_fullres",
     )
     assert "image_reader_writer" in _refused(tmp_path)
+
+
+def test_an_imported_model_predicts_the_same_after_packing(tmp_path: Path) -> None:
+    """A cascade of two folds each, with regions, and the licence that its dataset.json declares."""
+    labels = {"background": 0, "whole": [1, 2], "core": 2}
+    description = dataset(labels=labels, regions_class_order=[1, 2], licence="CC0")
+    document = _cascade_plans()
+    write_model(tmp_path / "low", document, "3d_lowres", (0, 1), description, (1, 2))
+    write_model(tmp_path / "high", document, "3d_cascade_fullres", (0, 1), description, (3, 2))
+    workspace = Workspace(tmp_path / "workspace")
+    import_nnunet([tmp_path / "low", tmp_path / "high"], workspace)
+    packed = pack(workspace, PackRequest(tmp_path / "model.zip", "3d_cascade_fullres"))
+    array = np.random.default_rng(0).normal(50, 30, (1, 12, 20, 18)).astype(np.float32)
+    image = Image(array, Geometry(spacing=(3.0, 1.5, 1.25)))
+    before = load_predictor(workspace.root, "3d_cascade_fullres", device="cpu").predict(image).array
+    shutil.rmtree(workspace.root)
+    after = load_predictor(packed, device="cpu").predict(image).array
+    np.testing.assert_array_equal(before, after)
+    assert before.any()
+    assert not before.all()
+    manifest = read_manifest(packed)
+    assert (manifest.configurations, manifest.folds) == (("3d_cascade_fullres",), (0, 1))
+    assert (manifest.licence.text, manifest.licence.source) == ("CC0", "dataset")
+    assert sum(name.endswith(".safetensors") for name in manifest.files) == 4
 
 
 def test_an_archive_that_leaves_its_folder_is_refused(tmp_path: Path) -> None:
