@@ -10,7 +10,7 @@ import typer
 
 from autoseg.cli import main
 from autoseg.cli.commands import COMMANDS
-from autoseg.cli.options import parse_duration, parse_fold, parse_folds, parse_networks
+from autoseg.cli.options import parse_duration, parse_folds, parse_networks, parse_trainings
 from autoseg.cli.terminal import duration
 from tests.end_to_end.blobs import write_blobs, write_tiny_rules
 
@@ -72,15 +72,18 @@ def test_parse_networks(text: str, networks: tuple[int | str, ...] | None) -> No
     assert parse_networks(text) == networks
 
 
-@pytest.mark.parametrize(("text", "fold"), [("0", 0), ("12", 12), ("all-data", "all-data"), ("all", "all-data")])
-def test_parse_fold(text: str, fold: int | str) -> None:
-    assert parse_fold(text) == fold
+@pytest.mark.parametrize(
+    ("text", "folds"),
+    [("0", (0,)), ("12", (12,)), ("0,2-3", (0, 2, 3)), ("all-data", ("all-data",)), ("all", ("all-data",))],
+)
+def test_parse_trainings(text: str, folds: tuple[int | str, ...]) -> None:
+    assert parse_trainings(text) == folds
 
 
-@pytest.mark.parametrize("text", ["-1", "0,1", "none", ""])
-def test_parse_fold_refuses(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="must be the number of a fold, or all-data"):
-        parse_fold(text)
+@pytest.mark.parametrize("text", ["-1", "0,all", "none", ""])
+def test_parse_trainings_refuses(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match=r"--fold: must be fold numbers such as .* or all-data"):
+        parse_trainings(text)
 
 
 @pytest.mark.parametrize("text", ["0,all-data", "all-data,0"])
@@ -222,7 +225,7 @@ def test_from_plan_to_evaluation_step_by_step(autoseg: Command, tmp_path: Path) 
     train = ("train", "--fold", "1", "--device", "cpu", "--workers", "0", "--epochs", "2")
     code, out, err = autoseg(*train, "--json")
     assert code == 0, err
-    assert json.loads(out)["training"]["num_epochs"] == 2
+    assert [training["num_epochs"] for training in json.loads(out)["trainings"]] == [2]
     code, out, err = autoseg("train", "--fold", "7", "--epochs", "2", "--device", "cpu")
     assert code == 1
     assert "--fold: must be one of 0 to 2, got 7" in err

@@ -43,7 +43,7 @@ COMMANDS = {
     "plan": Command("planning", "plan", "Plan a dataset: spacing, patch, batch, network."),
     "rules": Command("planning", "rules", "List the constants of all rules, with reasons."),
     "preprocess": Command("preparing", "preprocess", "Preprocess a planned dataset; train does it too."),
-    "train": Command("running", "train", "Train one fold, or go on with it."),
+    "train": Command("running", "train", "Train a fold or several, or go on with them."),
     "predict": Command("prediction", "predict", "Segment new scans with the trained folds."),
     "evaluate": Command("evaluation", "evaluate", "Score label maps against references."),
     "select": Command("selection", "select", "Choose from what is trained, by held-out cases."),

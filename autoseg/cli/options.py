@@ -37,13 +37,24 @@ def duration_text(seconds: float) -> str:
 
 def parse_folds(text: str) -> tuple[int, ...] | None:
     """Return fold numbers from texts like 0, 0,2, 0-4; None for all."""
-    if text == "all":
-        return None
+    return None if text == "all" else parse_fold_numbers(text, "--folds", "all")
+
+
+def parse_fold_numbers(text: str, option: str, other: str) -> tuple[int, ...]:
+    """Return fold numbers from texts like 0, 0,2, 0-4.
+
+    Args:
+        text: To be read.
+        option: That it was given with.
+        other: What the option takes, too.
+    """
     folds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise typer.BadParameter(f"--folds: must be fold numbers such as 0 or 0,2 or 0-4, or all, got {text!r}")
+            raise typer.BadParameter(
+                f"{option}: must be fold numbers such as 0 or 0,2 or 0-4, or {other}, got {text!r}"
+            )
         folds.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
     return tuple(dict.fromkeys(folds))
 
@@ -58,13 +69,9 @@ def parse_networks(text: str) -> tuple[FoldName, ...] | None:
     return (ALL_DATA,) if text == ALL_DATA else parse_folds(text)
 
 
-def parse_fold(text: str) -> FoldName:
-    """Return the fold that a training holds out, from a number or all-data (all for short, as in nnU-Net)."""
-    if text in (ALL_DATA, "all"):
-        return ALL_DATA
-    if not text.isdecimal():
-        raise typer.BadParameter(f"--fold: must be the number of a fold, or {ALL_DATA}, got {text!r}")
-    return int(text)
+def parse_trainings(text: str) -> tuple[FoldName, ...]:
+    """Return what trainings hold out, from fold numbers or all-data (all for short, as in nnU-Net)."""
+    return (ALL_DATA,) if text in (ALL_DATA, "all") else parse_fold_numbers(text, "--fold", ALL_DATA)
 
 
 def parse_memory_gb(text: str) -> float:

@@ -9,21 +9,26 @@ from autoseg import pipeline
 from autoseg.benchmark.run import benchmark as run_benchmark
 from autoseg.cli import options as opt
 from autoseg.cli import run_tables, tables
+from autoseg.cli.side_by_side import HERE, ExecutorName, Jobs, Parameters, planned_for_cluster, side_by_side
 from autoseg.cli.terminal import TerminalProgress, duration, out, print_json
 from autoseg.cli.training import training_hooks
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import ALL_DATA, FoldName, Workspace
+from autoseg.pipeline.jobs import train_all
 from autoseg.report.live import curves_path
 from autoseg.report.picture import write_curves
 from autoseg.report.run import draw_run
 from autoseg.train.distributed import own_device, teamed
 from autoseg.train.loop import TrainingRequest
+from autoseg.train.record import TrainingRecord
 
 
 def train(
     fold: Annotated[
         str,
-        typer.Option("--fold", metavar="FOLD", help="Number of the fold to hold out; all-data learns from every case."),
+        typer.Option(
+            "--fold", metavar="FOLD", help="Fold to hold out, or several: 0,2 or 0-4; all-data learns from every case."
+        ),
     ],
     workspace: opt.WorkspaceFolder = opt.WORKSPACE,
     configuration: opt.Configuration = None,
@@ -34,58 +39,76 @@ def train(
     workers: opt.Workers = None,
     restart: opt.Restart = False,
     init_from: opt.InitFrom = None,
+    jobs: Jobs = None,
+    executor: ExecutorName = HERE,
+    slurm: Parameters = None,
     tensorboard: opt.TensorBoard = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Train one fold, or go on with it.
+    """Train a fold or several, or go on with them.
 
-    Preprocesses first where needed, and scores the network on the held-out cases of the fold at the end; all-data holds
-    out none, and nothing is scored.
+    Preprocesses first where needed, and scores the networks on the held-out cases of their folds at the end; all-data
+    holds out none, and nothing is scored. Epochs and budget are those of each training.
     """
     place = Workspace(workspace)
-    name = opt.parse_fold(fold)
+    names = opt.parse_trainings(fold)
+    together = side_by_side(jobs, executor, slurm, tensorboard=tensorboard)
     planned = pipeline.load_plan(place)
     chosen = pipeline.choose_configuration(planned, configuration)
     length = pipeline.training_length(planned, epochs, budget)
     with teamed() as team, training_hooks(place, tensorboard=tensorboard and team.is_first) as hooks:
-        request = TrainingRequest(
-            configuration=chosen,
-            fold=name,
-            num_epochs=length.num_epochs,
-            budget_s=length.budget_s,
-            device=own_device(device, team),
-            seed=seed,
-            num_workers=pipeline.num_loaders(device, max(opt.num_workers(workers) // team.size, 1)),
-            restart=restart,
-            init_from=init_from,
-            team=team,
-        )
+        requests = [
+            TrainingRequest(
+                configuration=chosen,
+                fold=name,
+                num_epochs=length.num_epochs,
+                budget_s=length.budget_s,
+                device=own_device(device, team),
+                seed=seed,
+                num_workers=pipeline.num_loaders(device, max(opt.num_workers(workers) // team.size, 1)),
+                restart=restart,
+                init_from=init_from,
+                team=team,
+            )
+            for name in names
+        ]
         progress = TerminalProgress() if team.is_first else Silent()
-        record = pipeline.train(place, request, opt.num_workers(workers), progress, hooks)
-    if not team.is_first:
-        return
+        records = train_all(place, requests, together, opt.num_workers(workers), progress, hooks)
+    if team.is_first:
+        model = pipeline.ModelChoice(chosen, names, device, mirror=True)
+        _score_and_show(place, model, records, opt.num_workers(workers), as_json=as_json)
+
+
+def _score_and_show(
+    place: Workspace, model: pipeline.ModelChoice, records: list[TrainingRecord], num_workers: int, *, as_json: bool
+) -> None:
+    """Score the networks of folds on the cases that they hold out; print how they were trained, and the scores."""
+    names = [record.fold for record in records]
     evaluation = None
-    if name != ALL_DATA:
-        model = pipeline.ModelChoice(chosen, (name,), device, mirror=True)
-        evaluation = pipeline.score_held_out(place, model, opt.num_workers(workers), TerminalProgress())
-    curves = curves_path(place, chosen, name)
-    write_curves(curves, place.fold(chosen, name).history)
+    if names != [ALL_DATA]:
+        evaluation = pipeline.score_held_out(place, model, num_workers, TerminalProgress())
+    curves = [curves_path(place, model.configuration, name) for name in names]
+    for path, name in zip(curves, names, strict=True):
+        write_curves(path, place.fold(model.configuration, name).history)
     if as_json:
         scores = None if evaluation is None else evaluation.model_dump(mode="json")
-        print_json({"training": record.model_dump(mode="json"), "held_out": scores})
+        print_json({"trainings": [record.model_dump(mode="json") for record in records], "held_out": scores})
         return
     if evaluation is not None:
-        tables.show_evaluation(f"Held-out cases of fold {name}, {chosen}", evaluation)
-    out.print(
-        f"\nTrained {record.num_epochs} epochs, {record.num_steps} steps, in {duration(record.seconds)}."
-        f" Wrote {place.fold(chosen, name).root} and {curves}."
-        f" {_next_prediction(name)}{opt.same_workspace(workspace)}"
-    )
+        folds = f"fold{'s' if len(names) > 1 else ''} {', '.join(map(str, names))}"
+        tables.show_evaluation(f"Held-out cases of {folds}, {model.configuration}", evaluation)
+    out.print()
+    for record, path in zip(records, curves, strict=True):
+        out.print(
+            f"Trained {record.num_epochs} epochs, {record.num_steps} steps, in {duration(record.seconds)}."
+            f" Wrote {place.fold(model.configuration, record.fold).root} and {path}."
+        )
+    out.print(f"{_next_prediction(names)}{opt.same_workspace(place.root)}")
 
 
-def _next_prediction(name: FoldName) -> str:
-    """Return the sentence on what a training is good for."""
-    if name == ALL_DATA:
+def _next_prediction(names: list[FoldName]) -> str:
+    """Return the sentence on what trainings are good for."""
+    if names == [ALL_DATA]:
         return f"No case was held out, so that there is no score. Next: autoseg predict SCAN OUT --folds {ALL_DATA}"
     return "Next: autoseg predict SCAN OUT"
 
@@ -105,6 +128,9 @@ def run(
     seed: opt.Seed = 0,
     workers: opt.Workers = None,
     init_from: opt.InitFrom = None,
+    jobs: Jobs = None,
+    executor: ExecutorName = HERE,
+    slurm: Parameters = None,
     tensorboard: opt.TensorBoard = False,
     as_json: opt.Json = False,
 ) -> None:
@@ -114,6 +140,9 @@ def run(
     best one or two and their postprocessing, draw pictures. With some of the --folds there is no selection.
     """
     place = Workspace(workspace)
+    together = side_by_side(jobs, executor, slurm, tensorboard=tensorboard)
+    if together.executor == "slurm":
+        preset = planned_for_cluster(preset, rules, budget)
     request = pipeline.RunRequest(
         source=source,
         data=pipeline.DataOptions(group_by, num_folds, opt.num_workers(workers)),
@@ -125,6 +154,7 @@ def run(
         device=device,
         seed=seed,
         init_from=init_from,
+        side_by_side=together,
     )
     with training_hooks(place, tensorboard=tensorboard) as hooks:
         result = pipeline.run(place, request, TerminalProgress(), hooks)
@@ -154,6 +184,7 @@ def benchmark(
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     workers: opt.Workers = None,
+    jobs: Jobs = None,
     tensorboard: opt.TensorBoard = False,
     as_json: opt.Json = False,
 ) -> None:
@@ -172,6 +203,7 @@ def benchmark(
         budget_s=budget,
         device=device,
         seed=seed,
+        side_by_side=side_by_side(jobs, HERE, None, tensorboard=tensorboard),
     )
     with training_hooks(place, tensorboard=tensorboard) as hooks:
         result = run_benchmark(name, source, place, request, TerminalProgress(), hooks)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pydantic import BaseModel
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.table import Table
@@ -58,6 +58,16 @@ class _TimeLeft(ProgressColumn):
         return Text("" if left_s is None else f"{duration(left_s)} left", style="cyan")
 
 
+class _Count(ProgressColumn):
+    """What is done: in whole steps where there are not too many, else in percent."""
+
+    def render(self, task: RichTask) -> Text:
+        total = task.total or 0.0
+        if total != int(total) or total > 10000:
+            return Text(f"{task.percentage:>3.0f} %")
+        return Text(f"{int(task.completed)}/{int(total)}", style="progress.download")
+
+
 class _Pace:
     """How fast a task gets on, from where it stood when it was seen first."""
 
@@ -80,32 +90,48 @@ class _Pace:
 
 
 class TerminalProgress:
-    """Shows tasks as bars on a terminal, and as a line now and then in a log."""
+    """Shows tasks as bars on a terminal, one below the other, and as a line now and then in a log."""
+
+    def __init__(self) -> None:
+        self._bars: RichProgress | None = None
+        self._num_open = 0
 
     @contextmanager
     def task(self, name: str, total: float) -> Iterator[Task]:
-        """Open a task that is seen until it closes."""
+        """Open a task that is seen until it closes; others may be open at the time."""
         if not err.is_terminal:
             yield _SeenTask(max(total, 1e-9), _Lines(name, max(total, 1e-9)))
             return
-        count = (
-            TextColumn("{task.percentage:>3.0f} %") if total != int(total) or total > 10000 else MofNCompleteColumn()
-        )
-        columns = (
-            TextColumn("{task.description:<14}"),
-            BarColumn(bar_width=28),
-            count,
-            TimeElapsedColumn(),
-            _TimeLeft(),
-            TextColumn("{task.fields[shown]}"),
-        )
-        with RichProgress(*columns, console=err, transient=False) as bars:
+        with self._shared_bars() as bars:
             number = bars.add_task(name, total=max(total, 1e-9), shown="", left_s=None)
 
             def show(done: float, left_s: float | None, shown: str) -> None:
                 bars.update(number, completed=done, left_s=left_s, shown=shown)
 
             yield _SeenTask(max(total, 1e-9), show)
+
+    @contextmanager
+    def _shared_bars(self) -> Iterator[RichProgress]:
+        """Give the bars of all tasks that are open; a terminal has room for one display at a time."""
+        if self._bars is None:
+            self._bars = RichProgress(
+                TextColumn("{task.description:<14}"),
+                BarColumn(bar_width=28),
+                _Count(),
+                TimeElapsedColumn(),
+                _TimeLeft(),
+                TextColumn("{task.fields[shown]}"),
+                console=err,
+            )
+            self._bars.start()
+        self._num_open += 1
+        try:
+            yield self._bars
+        finally:
+            self._num_open -= 1
+            if self._num_open == 0:
+                self._bars.stop()
+                self._bars = None
 
 
 class _SeenTask:
@@ -149,7 +175,7 @@ class _Lines:
 
 
 def _fields(shown: dict[str, str]) -> str:
-    return "  ".join(f"{name} {text}" for name, text in shown.items())
+    return "  ".join(f"{name} {text}" for name, text in shown.items() if text)
 
 
 def duration(seconds: float) -> str:

@@ -72,6 +72,7 @@ class _Attended:
         task: The line that shows it.
         closing: Closes that.
         seen: When its history had changed last, when it was read last.
+        waited_for: What the line says that it waits for.
     """
 
     job: Job
@@ -80,11 +81,14 @@ class _Attended:
     task: Task
     closing: ExitStack = field(repr=False)
     seen: float = 0.0
+    waited_for: str | None = None
 
     def show(self) -> None:
         """Show how far it is, if that is news."""
-        if (what := self.running.waits_for()) is not None:
-            self.task.position(0.0, waiting=what)
+        waits_for = self.running.waits_for()
+        if waits_for != self.waited_for:
+            self.waited_for = waits_for
+            self.task.advance(0, waits_for=waits_for or "")
         path = self.job.folder.history
         changed = path.stat().st_mtime if path.exists() else 0.0
         row = latest_row(self.job.folder) if changed != self.seen else None

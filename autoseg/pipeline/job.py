@@ -1,5 +1,6 @@
 """A training in a process of its own, wherever that runs."""
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -10,9 +11,12 @@ import torch
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import FoldFolder, Workspace
 from autoseg.pipeline.status import Failure
-from autoseg.pipeline.training import train
+from autoseg.pipeline.training import num_loaders, train
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.loop import TrainingRequest
+
+LEFT = 128 + signal.SIGTERM
+"""Exit code of a training that was asked to leave."""
 
 OpenHooks = Callable[[Workspace], AbstractContextManager[Hooks]]
 """Importable by name; opens in a training's own process what accompanies the training."""
@@ -44,7 +48,7 @@ class Job:
     Attributes:
         workspace: Of a planned dataset.
         request: What to train.
-        num_workers: Processes that preprocess, where that has not been done.
+        num_workers: Processes that preprocess, where that has not been done, and that load patches.
         open_hooks: What accompanies it.
         num_threads: Of the CPU; None leaves them as they are.
     """
@@ -77,8 +81,9 @@ class Job:
         """
         if self.num_threads is not None:
             torch.set_num_threads(self.num_threads)
+        request = replace(self.request, num_workers=num_loaders(self.request.device, self.num_workers))
         with self.open_hooks(self.workspace) as hooks:
-            train(self.workspace, self.request, self.num_workers, Silent(), hooks)
+            train(self.workspace, request, self.num_workers, Silent(), hooks)
 
     def forget_failure(self) -> None:
         """Remove what an earlier process has said of its failure."""

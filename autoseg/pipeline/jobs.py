@@ -5,6 +5,7 @@ in the folder of each training; how far they are is read from their histories.
 """
 
 import heapq
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from autoseg.core.progress import Progress
 from autoseg.core.workspace import Workspace
 from autoseg.network.device import choose_device
 from autoseg.pipeline.attendance import attend
+from autoseg.pipeline.cluster import starter
 from autoseg.pipeline.job import Job, OpenHooks, Slot, nothing_else
 from autoseg.pipeline.prepare import load_plan, preprocess
 from autoseg.pipeline.processes import Process
@@ -25,6 +27,8 @@ from autoseg.plan.schema import Plan
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.loop import TrainingRequest
 from autoseg.train.record import TrainingRecord
+
+log = logging.getLogger(__name__)
 
 Executor = Literal["here", "slurm", "local"]
 """Who starts the processes: this one, Slurm, or submitit on this machine in the way that it has Slurm do it."""
@@ -37,7 +41,7 @@ class SideBySide:
     Attributes:
         num_jobs: At a time; None for as many as there are GPUs, one on a CPU, and all of them on a cluster.
         executor: Who starts their processes.
-        parameters: Of Slurm, by name, as `sbatch` has them.
+        parameters: Of the jobs of a cluster, by name; see `cluster.PARAMETERS`.
         open_hooks: What accompanies a training in its own process.
     """
 
@@ -53,7 +57,9 @@ class SideBySide:
             TrainingError: If there are fewer GPUs than trainings at a time.
         """
         if self.executor == "slurm":
-            return (Slot(device, None),) * (self.num_jobs or num_trainings)
+            num_threads = self.parameters.get("cpus_per_task")
+            place = Slot(device, None if num_threads is None else int(num_threads))
+            return (place,) * (self.num_jobs or num_trainings)
         kind, places = choose_device(device).type, [device]
         if kind == "cpu":
             places *= self.num_jobs or 1
@@ -120,6 +126,8 @@ def train_all(
         TrainingError: Naming each that has failed, after the others are done.
         AutosegError: Of the first that has failed, where they follow each other.
     """
+    if requests[0].team.size > 1 and how != replace(ONE_BY_ONE, open_hooks=how.open_hooks):
+        raise TrainingError("torchrun: shares out one training at a time, got --jobs or --executor. Leave one out.")
     if how.executor == "here" and len(how.slots(requests[0].device, len(requests))) == 1:
         return [train(workspace, request, num_workers, progress, hooks) for request in requests]
     work = _Work(workspace, how, num_workers, progress, hooks)
@@ -168,20 +176,16 @@ def _train_side_by_side(work: _Work, requests: Sequence[TrainingRequest]) -> Non
         InterruptionError: If the hooks end it early.
         TrainingError: Naming each that has failed.
     """
+    how = work.how
     _prepare(work, requests)
-    slots = work.how.slots(requests[0].device, len(requests))
-    num_workers = max(work.num_workers // len(slots), 1)
-    jobs = [
-        Job(
-            work.workspace,
-            replace(request, num_workers=min(request.num_workers, num_workers)),
-            num_workers,
-            work.how.open_hooks,
-        )
-        for request in requests
-    ]
+    slots = how.slots(requests[0].device, len(requests))
+    num_workers = work.num_workers if how.executor == "slurm" else max(work.num_workers // len(slots), 1)
+    jobs = [Job(work.workspace, request, num_workers, how.open_hooks) for request in requests]
+    if len(slots) > 1:
+        log.info("Training %s; up to %d at a time.", "; ".join(job.name for job in jobs), len(slots))
+    start = Process if how.executor == "here" else starter(work.workspace, how.executor, how.parameters)
     with work.hooks.stopping() as should_stop:
-        outcome = attend(jobs, slots, Process, work.progress, should_stop)
+        outcome = attend(jobs, slots, start, work.progress, should_stop)
         if outcome.left or outcome.not_begun:
             raise InterruptionError(
                 f"{work.workspace.root}: trainings left with a checkpoint: {'; '.join(outcome.left) or 'none'}. Not"

@@ -13,12 +13,9 @@ from functools import partial
 
 from autoseg.core.errors import AutosegError, InterruptionError
 from autoseg.core.parallel import when_parent_ends
-from autoseg.pipeline.job import Job
+from autoseg.pipeline.job import LEFT, Job
 
 log = logging.getLogger(__name__)
-
-LEFT = 128 + signal.SIGTERM
-"""Exit code of a training that was asked to leave."""
 
 PATIENCE_S = 20.0
 """How long a process may take to end when it must."""

@@ -54,6 +54,22 @@ def test_a_bar_shows_time_left_and_fields(monkeypatch: pytest.MonkeyPatch, clock
     assert "lr 0.01  dice 0.871 (organ 0.87)" in shown.getvalue()
 
 
+def test_tasks_that_are_open_at_a_time_have_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = StringIO()
+    monkeypatch.setattr(terminal, "err", Console(file=shown, force_terminal=True, width=140, soft_wrap=True))
+    progress = TerminalProgress()
+    with progress.task("2d, fold 0", 20) as first, progress.task("2d, fold 1", 12.5) as second:
+        first.position(10.0, dice="0.871", waits_for="")
+        second.position(5.0, loss="0.5/0.6")
+    lines = [line for line in shown.getvalue().splitlines() if "2d, fold" in line][-2:]
+    assert "10/20" in lines[0]
+    assert lines[0].rstrip().endswith("dice 0.871")
+    assert "40 %" in lines[1]
+    with progress.task("evaluate", 3) as last:
+        last.advance(3)
+    assert "evaluate" in shown.getvalue()
+
+
 def test_nothing_is_left_of_what_is_done(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with TerminalProgress().task("check", 2) as task:
         clock.now += 5
