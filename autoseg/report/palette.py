@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from autoseg.core.artefact import replacing
 
-PALETTE = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
+PALETTE = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#D55E00", "#0072B2", "#F0E442")
 """Colours in order; told apart by the colour-blind too (Okabe and Ito 2008)."""
 
 GOLDEN_ANGLE = 0.381966

@@ -24,6 +24,9 @@ FILL_OPACITY = 0.30
 WINDOW_PERCENTILES = (0.5, 99.5)
 SMALLEST_PANEL_INCHES, LARGEST_PANEL_INCHES, WIDEST_PANEL_INCHES = 2.6, 4.2, 6.5
 MARGIN_INCHES = 1.0
+CONTOUR_POINTS = 400
+"""Along a slice, at least, so that outlines follow the edges of its voxels instead of cutting corners."""
+
 LEGEND_ROW_INCHES = 0.22
 LONGEST_NAME = 28
 MANY_CLASSES = 8
@@ -179,8 +182,9 @@ def _show_classes(panel: Axes, indices: NDArray[np.integer], members: Sequence[t
         mask = region_mask(indices, region)
         if not mask.any():
             continue
-        padded = np.pad(mask, 1).astype(float)
-        rows, columns = (np.arange(-1, size + 1) for size in mask.shape)
+        finer = max(CONTOUR_POINTS // max(mask.shape), 1)
+        padded = np.pad(mask.repeat(finer, 0).repeat(finer, 1), 1).astype(float)
+        rows, columns = ((np.arange(-1, finer * size + 1) + 0.5) / finer - 0.5 for size in mask.shape)
         panel.contourf(columns, rows, padded, levels=(0.5, 1.5), colors=[colour], alpha=FILL_OPACITY)
         panel.contour(columns, rows, padded, levels=(0.5,), colors=[colour], linewidths=1.5)
     height, width = indices.shape
