@@ -157,7 +157,9 @@ class UNet(nn.Module):
         )
         self.decoder = nn.ModuleList(self._decoder_stage(stage) for stage in stages)
         self.outputs = nn.ModuleList(_CONV[axes](plan.features[s], plan.num_outputs, 1) for s in stages)
-        self.apply(partial(_initialize, negative_slope=plan.negative_slope))
+        # On the meta device nothing is drawn, but torch would take a second to import its compiler for that.
+        if not next(self.parameters()).is_meta:
+            self.apply(partial(_initialize, negative_slope=plan.negative_slope))
 
     def _encoder_stage(self, stage: int, entering: int) -> nn.Sequential:
         plan = self.plan

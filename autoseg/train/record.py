@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -130,6 +129,9 @@ def save_state(state: TrainingState, folder: FoldFolder) -> None:
 
 def write_history(rows: list[Row], path: Path) -> None:
     """Write the epochs as CSV."""
+    # Imported when needed: it takes longer than everything else that predictions import, but for torch.
+    import pandas as pd
+
     with replacing(path) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")
 

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,29 @@ def test_a_saved_network_computes_the_same(tmp_path: Path, change: dict[str, obj
         assert torch.equal(loaded(patches), network(patches))
     assert not loaded.training
     assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+LOAD = """
+import sys
+from pathlib import Path
+from autoseg.network.checkpoint import load_network
+from autoseg.pipeline import prediction
+from tests.network.plans import network_plan
+
+load_network(Path(sys.argv[1]), network_plan())
+print(*sorted({"torch._dynamo", "pandas", "matplotlib"} & sys.modules.keys()))
+"""
+"""Loads what a prediction does."""
+
+
+@pytest.mark.slow
+def test_what_prediction_can_do_without_is_not_imported(tmp_path: Path) -> None:
+    """torch's compiler takes a second to import, and came with the first random weight of a network without values."""
+    save_weights(UNet(network_plan()).state_dict(), tmp_path / "weights.safetensors")
+    command = [sys.executable, "-c", LOAD, str(tmp_path / "weights.safetensors")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == []
 
 
 def test_weights_hold_no_code(tmp_path: Path) -> None:
