@@ -118,8 +118,8 @@ def teamed() -> Iterator[Team]:
         yield ALONE
         return
     has_gpu = torch.cuda.is_available()
-    if has_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if has_gpu and _local_rank() < torch.cuda.device_count():
+        torch.cuda.set_device(_local_rank())
     distributed.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=PATIENCE)
     try:
         yield Team(distributed.get_rank(), size)
@@ -131,13 +131,24 @@ def own_device(name: str, team: Team) -> str:
     """Return the device of this process: of several GPUs the one that `torchrun` numbered, else what was asked for.
 
     Raises:
-        TrainingError: If several processes are to share a GPU that was named by its number.
+        TrainingError: If several processes are to share a GPU, named by its number or for want of others.
     """
     if team.size == 1 or name == "cpu" or not torch.cuda.is_available():
         return name
     if name not in ("auto", "cuda"):
         raise TrainingError(f"--device: must be auto, cuda or cpu under torchrun, got {name}. It numbers the GPUs.")
-    return f"cuda:{os.environ['LOCAL_RANK']}"
+    num_gpus = torch.cuda.device_count()
+    if _local_rank() >= num_gpus:
+        raise TrainingError(
+            f"torchrun: every process must have a GPU of its own, got {num_gpus} for more processes. Start it with"
+            f" --nproc-per-node {num_gpus}, or train with --device cpu."
+        )
+    return f"cuda:{_local_rank()}"
+
+
+def _local_rank() -> int:
+    """Return the number of this process among those of its machine."""
+    return int(os.environ["LOCAL_RANK"])
 
 
 @contextmanager

@@ -50,6 +50,33 @@ def test_without_gpus_every_process_computes_where_it_is_told() -> None:
     assert own_device("mps", ALONE) == "mps"
 
 
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("auto", "cuda:1"), ("cuda", "cuda:1"), ("cpu", "cpu"), ("cuda:0", None), ("mps", None)]
+)
+def test_every_process_has_its_gpu(
+    two_gpus: None, monkeypatch: pytest.MonkeyPatch, name: str, expected: str | None
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert own_device("cuda:0", ALONE) == "cuda:0"
+    if expected is not None:
+        assert own_device(name, Team(1, 2)) == expected
+        return
+    with pytest.raises(TrainingError, match=rf"must be auto, cuda or cpu under torchrun, got {name}"):
+        own_device(name, Team(1, 2))
+
+
+def test_more_processes_than_gpus_are_refused(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(TrainingError, match=r"a GPU of its own, got 2 for more processes.*--nproc-per-node 2"):
+        own_device("auto", Team(2, 3))
+
+
 def test_a_part_of_a_batch_is_what_the_whole_holds_there(tmp_path: Path) -> None:
     members.store_cases(tmp_path)
     sampling = {"patch_size": (8, 8, 8), "batch_size": 3, "foreground_fraction": 0.33, "seed": 0, "place": ("x",)}
