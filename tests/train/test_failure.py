@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import resource
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -164,6 +165,28 @@ def test_a_file_in_place_of_the_folder_is_named(cases: Path, tmp_path: Path) -> 
         _train(cases, FoldFolder(tmp_path / "fold"))
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_may_only_be_read_is_named(
+    cases: Path, begun: FoldFolder, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Stands for the permissions, which do not bind whoever may do everything."""
+    before = begun.checkpoint.read_bytes()
+    touch = os.open
+
+    def refuse(path: str | Path, flags: int, *mode: int) -> int:
+        if Path(path).parent == begun.root and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(number, os.strerror(number), str(path))
+        return touch(path, flags, *mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(TrainingError, match=rf"must be writable, got: {os.strerror(number)}\. Make the folder"):
+            _train(cases, begun)
+    assert begun.checkpoint.read_bytes() == before
+    _train(cases, begun)
+    assert begun.record.exists()
+
+
 def test_writing_finds_the_cause_behind_what_a_library_says() -> None:
     said = RuntimeError("unexpected pos 64 vs 0")
     said.__context__ = OSError(errno.ENOSPC, "No space left on device")
@@ -184,6 +207,28 @@ def test_a_preprocessed_file_that_vanishes_is_named(
         _train(cases, begun, num_workers=num_workers)
     assert begun.checkpoint.read_bytes() == before
     assert not active_children()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of batchgenerators' thread
+def test_a_worker_that_is_killed_ends_the_training_with_one_message(cases: Path, begun: FoldFolder) -> None:
+    """As the system does when memory runs out."""
+    before = begun.checkpoint.read_bytes()
+
+    @contextmanager
+    def stopping() -> Iterator[Callable[[], bool]]:
+        yield kill_the_worker
+
+    def kill_the_worker() -> bool:
+        for child in active_children():
+            os.kill(child.pid or 0, signal.SIGKILL)
+        return False
+
+    with pytest.raises(TrainingError, match=r"background workers must live .* the last checkpoint is intact"):
+        _train(cases, begun, hooks=Hooks(stopping), num_workers=1)
+    assert begun.checkpoint.read_bytes() == before
+    assert not active_children()
+    _train(cases, begun)
+    assert begun.record.exists()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "overwritten"])
