@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from autoseg.cli import main, tables, terminal
 from autoseg.core.geometry import Geometry
 from autoseg.data.image import Image, write_image
 from autoseg.infer.outcome import Outcome, Predictions
+from autoseg.network.device import best_precision
 from tests.data.dicom_making import write_series
 from tests.pipeline.models import SHAPE, SPACING, untrained
 
@@ -68,6 +70,20 @@ def test_a_format_for_all(scans: Path, capsys: pytest.CaptureFixture[str], monke
     code, out = _run(capsys, monkeypatch, scans / "0.nii.gz", "out", "--format", "dicom-seg")
     assert code == 1
     assert "must belong to a DICOM series" in out
+
+
+def test_paces_tile_mirror_and_round_as_they_say(
+    scans: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precisions = {}
+    for pace, mirrors in (("--fast", False), ("--accurate", True)):
+        code, out = _run(capsys, monkeypatch, scans / "0.nii.gz", f"out{pace}", pace, "--json")
+        assert code == 0
+        assert json.loads(out)["mirror"] is mirrors
+        precisions[pace] = json.loads(out)["precision"]
+    assert precisions == {"--fast": best_precision(torch.device("cpu")), "--accurate": "float32"}
+    code, out = _run(capsys, monkeypatch, scans / "0.nii.gz", "out--fast", "--skip-existing")
+    assert code == 1  # the standard pace must not go on with what the fast one wrote
 
 
 @pytest.mark.parametrize(
