@@ -14,6 +14,7 @@ from autoseg.core.workspace import Workspace
 from autoseg.pipeline.model_card import (
     LICENCE_SOURCES,
     SCHEMES,
+    cases_text,
     epochs_text,
     folds_text,
     interval_text,
@@ -120,7 +121,7 @@ def _show_training_data(model: ModelDescription) -> None:
         out.print("Training data: not known")
         return
     rows = [("spacing (mm)", data.spacing_mm), ("size (voxels)", data.size_voxels), ("size (mm)", data.size_mm)]
-    title = f"Training data: {data.num_cases} scans, axes z x y x x"
+    title = f"Training data: {cases_text(data)}; axes z x y x x"
     show_table(title, ("", "lowest", "median", "highest"), [(name, *range_texts(found)) for name, found in rows])
 
 

@@ -81,6 +81,14 @@ def volume_text(volume_ml: float | None) -> str:
     return "not known" if volume_ml is None else f"{volume_ml:.3g} ml"
 
 
+def cases_text(data: TrainingData) -> str:
+    """Return how many scans there were, and how many a network has learnt from, for people."""
+    if data.num_learnt is None:
+        return f"{data.num_cases} scans"
+    lowest, highest = data.num_learnt
+    return f"{data.num_cases} scans, each network learnt from {lowest}{'' if lowest == highest else f' to {highest}'}"
+
+
 def epochs_text(network: NetworkDescription) -> str:
     """Return the length of the trainings, for people."""
     lowest, highest = network.num_epochs
@@ -137,7 +145,7 @@ def _training_data(data: TrainingData | None) -> Iterator[str]:
         yield "Not known: the model came without a description of them."
         return
     runs = ", ".join(f"{orientation}: {count}" for orientation, count in data.orientations.items())
-    yield f"{data.num_cases} scans. Axes are z, y, x; orientations (sides that these run to): {runs}."
+    yield f"{cases_text(data)}. Axes are z, y, x; orientations (sides that these run to): {runs}."
     yield ""
     rows = [("spacing (mm)", data.spacing_mm), ("size (voxels)", data.size_voxels), ("size (mm)", data.size_mm)]
     yield from _table(("per axis", "lowest", "median", "highest"), [(name, *range_texts(row)) for name, row in rows])
@@ -224,9 +232,9 @@ def _limits(model: ModelDescription) -> Iterator[str]:
     )
     if model.training_data is not None:
         yield (
-            f"- It has seen {model.training_data.num_cases} scans, and nothing is known about scans unlike these: other"
-            " scanners, protocols, ages, diseases. `predict` warns where spacing, field of view, intensities or volumes"
-            " lie far from those above; no warning is no proof."
+            "- Nothing is known about scans unlike those that it has learnt from: other scanners, protocols, ages,"
+            " diseases. `predict` warns where spacing, field of view, intensities or volumes lie far from those above;"
+            " no warning is no proof."
         )
     if model.held_out is None:
         yield "- How good it is has not been measured."

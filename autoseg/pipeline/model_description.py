@@ -11,6 +11,7 @@ from autoseg.core.labels import LabelClass
 from autoseg.core.workspace import ALL_DATA, FoldName, Workspace
 from autoseg.data.dataset import Dataset
 from autoseg.data.description import read_description
+from autoseg.data.splits import Splits
 from autoseg.evaluate.bootstrap import Interval
 from autoseg.evaluate.compare import Difference
 from autoseg.evaluate.scores import Evaluation, Spread
@@ -62,12 +63,14 @@ class TrainingData(Record):
     """What the networks have learnt from.
 
     Attributes:
-        num_cases: Scans.
+        num_cases: Scans that were there to learn from, or to hold out.
+        num_learnt: That a network has learnt from, fewest and most; None where it is not known.
         spacing_mm, size_voxels, size_mm: Of the scans as stored.
         orientations: How many scans run which way; `unknown` where a scan does not say.
     """
 
     num_cases: int
+    num_learnt: tuple[int, int] | None
     spacing_mm: Range
     size_voxels: Range
     size_mm: Range
@@ -208,7 +211,7 @@ def describe(workspace: Workspace, networks: Networks) -> ModelDescription:
         networks=tuple(
             _network(workspace, planned, name, folds) for name, folds in needed_networks(workspace, networks).items()
         ),
-        training_data=None if seen is None else _training_data(seen),
+        training_data=None if seen is None else _training_data(seen, _num_learnt(workspace, networks, len(seen.cases))),
         held_out=None if scores is None else _scores(scores),
         compared=tuple(
             Compared(name=found.name, score=found.score, interval=found.interval)
@@ -266,10 +269,22 @@ def _targets(planned: Plan, seen: Fingerprint | None) -> Iterator[Target]:
             yield Target(name=entry.name, values=values, case_share=known.case_share, median_volume_ml=volume_ml)
 
 
-def _training_data(seen: Fingerprint) -> TrainingData:
+def _num_learnt(workspace: Workspace, networks: Networks, num_cases: int) -> tuple[int, int] | None:
+    """Return how many cases the networks have learnt from, fewest and most."""
+    if networks.folds == (ALL_DATA,):
+        return num_cases, num_cases
+    if not workspace.splits.exists():
+        return None
+    splits = Splits.load(workspace.splits).folds
+    counts = [len(splits[fold].train) for fold in networks.folds if fold != ALL_DATA and fold < len(splits)]
+    return (min(counts), max(counts)) if len(counts) == len(networks.folds) else None
+
+
+def _training_data(seen: Fingerprint, num_learnt: tuple[int, int] | None) -> TrainingData:
     spacings, shapes = (np.array([getattr(case, name) for case in seen.cases]) for name in ("spacing", "shape"))
     return TrainingData(
         num_cases=len(seen.cases),
+        num_learnt=num_learnt,
         spacing_mm=_range(spacings),
         size_voxels=_range(shapes),
         size_mm=_range(spacings * shapes),

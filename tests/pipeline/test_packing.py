@@ -296,7 +296,7 @@ def test_the_card_says_what_people_need_to_know(packed: Path, workspace: Workspa
         "| 5 | lesion | 50% | 0.2 ml |",
         "autoseg predict --model phantom.zip SCANS OUT",
         "| scan | as they are |",
-        "2 scans. Axes are z, y, x; orientations (sides that these run to): unknown: 2.",
+        "2 scans, each network learnt from 1. Axes are z, y, x; orientations (sides that these run to): unknown: 2.",
         "| spacing (mm) | 2 x 1 x 1 | 2.5 x 1 x 1 | 3 x 1 x 1 |",
         "| 3d_fullres | 0, 1 | plain |",
         "The probabilities of 2d and 3d_fullres are averaged.",
