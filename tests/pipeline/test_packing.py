@@ -77,6 +77,9 @@ def test_an_ensemble_with_postprocessing_predicts_the_same_after_packing(
     with open_model(packed) as place:
         assert place.root != whole.root
         after = _segmented(place, choose_networks(place), scan, tmp_path / "after")
+        going_on = Request(scan, tmp_path / "before" / "mask.nii.gz", skip_existing=True)
+        (kept,) = predict(place, networks.choice("cpu"), going_on, Silent(), networks.selection).cases
+    assert kept.is_kept, "a batch that was begun with the workspace goes on with the packed model"
     np.testing.assert_array_equal(before, after)
     raw = _segmented(whole, replace(networks, selection=None), scan, tmp_path / "raw")
     assert (raw[0] != before[0]).any(), "ensemble and postprocessing must show, or this test proves nothing"
@@ -348,3 +351,16 @@ def test_errors_within_name_the_packed_file(packed: Path) -> None:
     with pytest.raises(AutosegError, match=r"phantom\.zip, plan\.json: broken") as caught, open_model(packed) as place:
         raise ArtefactError(f"{place.plan}: broken")
     assert "autoseg-model-" not in str(caught.value)
+
+
+def test_the_page_runs(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    workspace.root.rename("autoseg_work")
+    write_scan(tmp_path / "scans" / "anna.nii.gz")
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(block, {})
+    assert capsys.readouterr().out.splitlines() == ["CC BY 4.0", "[None]"]
+    assert (tmp_path / "masks" / "anna.nii.gz").exists()
