@@ -2,10 +2,11 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import filelock
 import torch
 
 from autoseg.core.progress import Silent
@@ -17,6 +18,9 @@ from autoseg.train.loop import TrainingRequest
 
 LEFT = 128 + signal.SIGTERM
 """Exit code of a training that was asked to leave."""
+
+PATIENCE_S = 20.0
+"""How long a process may take to leave that is to."""
 
 OpenHooks = Callable[[Workspace], AbstractContextManager[Hooks]]
 """Importable by name; opens in a training's own process what accompanies the training."""
@@ -81,9 +85,16 @@ class Job:
         """
         if self.num_threads is not None:
             torch.set_num_threads(self.num_threads)
+        self._wait_for_the_one_before()
         request = replace(self.request, num_workers=num_loaders(self.request.device, self.num_workers))
         with self.open_hooks(self.workspace) as hooks:
             train(self.workspace, request, self.num_workers, Silent(), hooks)
+
+    def _wait_for_the_one_before(self) -> None:
+        """Give a training that was left alone here the time to write its checkpoint and to leave."""
+        self.folder.root.mkdir(parents=True, exist_ok=True)
+        with suppress(filelock.Timeout), filelock.FileLock(self.folder.lock, timeout=PATIENCE_S):
+            pass  # If it is still held, the training says so.
 
     def forget_failure(self) -> None:
         """Remove what an earlier process has said of its failure."""

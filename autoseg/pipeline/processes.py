@@ -13,12 +13,9 @@ from functools import partial
 
 from autoseg.core.errors import AutosegError, InterruptionError
 from autoseg.core.parallel import when_parent_ends
-from autoseg.pipeline.job import LEFT, Job
+from autoseg.pipeline.job import LEFT, PATIENCE_S, Job
 
 log = logging.getLogger(__name__)
-
-PATIENCE_S = 20.0
-"""How long a process may take to end when it must."""
 
 
 class Process:
