@@ -9,6 +9,7 @@
 # make ablation DATA=ARCHIVE             what each choice of the recipe brings; an hour of a core
 # make prediction-memory                 peak memory of predicting a large scan with 100 classes
 # make kill-test                         kills a training at 20 random moments, compares what it ends with
+# make kill-run                          kills a whole run at 10 random moments, compares what it ends with
 # make agreement NNUNET=...              plans of random fingerprints beside nnU-Net's
 # make agreement-data NNUNET=... DATA=ARCHIVE      fingerprints beside nnU-Net's; nnU-Net trains exported plans
 # make speed NNUNET=... DATA=HIPPOCAMPUS MODELS=FOLDER      the four below
@@ -22,7 +23,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check format clean costs budgets ablation prediction-memory kill-test agreement \
+.PHONY: install demo test check format clean costs budgets ablation prediction-memory kill-test kill-run agreement \
 	agreement-data speed speed-planning speed-training speed-prediction speed-metrics gpu-check
 
 install: $(VENV)/.installed
@@ -50,7 +51,10 @@ format:
 	$(BIN)/ruff check --fix .
 
 kill-test: install
-	$(BIN)/python tools/kill_test.py --kills 20
+	$(BIN)/python -m tools.kill_test --kills 20
+
+kill-run: install
+	$(BIN)/python -m tools.kill_run --kills 10
 
 costs: install
 	$(BIN)/python -m tools.measure_costs
