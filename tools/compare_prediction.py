@@ -3,15 +3,14 @@
     python -m tools.compare_prediction FOLDER --nnunet-bin ENVIRONMENT/bin
 
 FOLDER is what `tools/train_nnunet_models.py` has written: models in `results`, scans in `images`. Both are whole
-commands, start-up included; memory is that of all their processes together, pages that they share counted once. autoseg
-predicts twice: in float32, which is compared with nnU-Net voxel by voxel, and as it does without being asked.
+commands, start-up included; memory is that of all their processes together, pages that they share counted once. Where
+label maps differ, and why: `tools/agree_prediction.py`.
 """
 
 import argparse
 import math
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -19,24 +18,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from autoseg import pipeline
-from autoseg.core.geometry import box_slices
-from autoseg.core.workspace import Workspace
-from autoseg.data.image import read_image, read_label, write_label
-from autoseg.infer.case import Onlooker
-from autoseg.infer.predictor import Predictor
+from autoseg.data.image import read_image
 from autoseg.infer.tiles import tiles_along
-from autoseg.interop.nnunet_models import import_nnunet
 from autoseg.network.device import mixed_precision
-from autoseg.pipeline.prediction import load_model
-from autoseg.plan.schema import Plan
+from tools.nnunet_subjects import Subject, agreement, subjects_in
 
 SAMPLING_S = 0.5
 """Time between two looks at the memory of a command."""
@@ -50,44 +40,6 @@ class Run:
     peak_bytes: int
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How two folders of label maps agree.
-
-    Attributes:
-        lowest_dice: Of any class in any case; 1 where neither has it.
-        num_different, num_voxels: Voxels, of all cases together.
-    """
-
-    lowest_dice: float
-    num_different: int
-    num_voxels: int
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model of nnU-Net, and scans for it.
-
-    Attributes:
-        folder: Of the model.
-        images: Folder of scans.
-        place: Workspace that the model was imported into.
-        configuration: Of the plan.
-        earlier: Folder of the first stage's model, for a cascade.
-    """
-
-    folder: Path
-    images: Path
-    place: Workspace
-    configuration: str
-    earlier: Path | None
-
-    @property
-    def name(self) -> str:
-        """What the table shows."""
-        return f"{self.images.name.partition('_')[2]}, {self.folder.name.rpartition('_')[0].rpartition('__')[2]}"
-
-
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -99,49 +51,26 @@ def main() -> None:
     parser.add_argument("--forward", action="store_true", help="also time the bare forward passes")
     given = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}\n")
-    print(
-        "| model | cases | lowest Dice | voxels that differ | their lead | autoseg | nnU-Net | ratio | memory | ratio |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("| model | cases | voxels that differ | lowest Dice | autoseg | nnU-Net | ratio | memory | ratio |")
+    print(f"|{'---|' * 9}")
     with tempfile.TemporaryDirectory() as scratch:
-        for number, (model, images) in enumerate(_models(given.folder)):
-            if given.models in str(model):
-                _compare(model, images, Path(scratch) / str(number), given)
+        for subject in subjects_in(given.folder, Path(scratch), given.models, given.cases):
+            _compare(subject, given)
 
 
-def _models(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Give the model folders with their scans."""
-    for images in sorted((folder / "images").iterdir()):
-        for model in sorted((folder / "results" / images.name).iterdir()):
-            if list(model.glob("fold_*/checkpoint_final.pth")):
-                yield model, images
-
-
-def _compare(model: Path, images: Path, scratch: Path, given: argparse.Namespace) -> None:
-    scratch.mkdir()
-    scans = scratch / "scans" / images.name
-    scans.mkdir(parents=True)
-    for path in sorted(images.iterdir())[: given.cases]:
-        shutil.copy(path, scans)
-    is_cascade = model.name.endswith("3d_cascade_fullres")
-    earlier = model.with_name(model.name.replace("3d_cascade_fullres", "3d_lowres")) if is_cascade else None
-    place = Workspace(scratch / "workspace")
-    (*_, imported) = import_nnunet([*([earlier] if earlier else []), model], place)
-    subject = Subject(model, scans, place, imported.configuration, earlier)
+def _compare(subject: Subject, given: argparse.Namespace) -> None:
+    scratch = subject.place.root.parent
     pairs = [_timed_pair(subject, scratch, given.nnunet_bin) for _ in range(given.runs)]
-    leads = _predict_float32(subject, scratch / "float32")
-    exact = _agreement(scratch / "float32", scratch / "theirs")
-    usual = _agreement(scratch / "ours", scratch / "theirs")
+    found = agreement(scratch / "ours", scratch / "theirs")
     ours, theirs = (
         Run(statistics.median(run.seconds for run in runs), max(run.peak_bytes for run in runs))
         for runs in zip(*pairs, strict=True)
     )
     cells = (
         subject.name,
-        len(list(scans.iterdir())),
-        f"{exact.lowest_dice:.4f} ({usual.lowest_dice:.4f})",
-        f"{exact.num_different} ({usual.num_different}) of {exact.num_voxels}",
-        f"{_largest_lead(leads, scratch / 'float32', scratch / 'theirs'):.4f}",
+        len(list(subject.images.iterdir())),
+        f"{found.num_different} of {found.num_voxels}",
+        f"{found.lowest_dice:.4f}",
         f"{ours.seconds:.1f} s",
         f"{theirs.seconds:.1f} s",
         f"{ours.seconds / theirs.seconds:.2f}",
@@ -161,20 +90,26 @@ def _timed_pair(subject: Subject, scratch: Path, nnunet_bin: Path) -> tuple[Run,
     mine = _run(ours, os.environ)
     print(f"{subject.name}: autoseg {mine.seconds:.1f} s", file=sys.stderr, flush=True)
     environment = {**os.environ, **{f"nnUNet_{part}": str(scratch) for part in ("raw", "preprocessed", "results")}}
-    total = Run(0.0, 0)
+    stages = [_run(command, environment) for command in _nnunet(subject, nnunet_bin, scratch / "theirs")]
+    theirs = Run(sum(stage.seconds for stage in stages), max(stage.peak_bytes for stage in stages))
+    print(f"{subject.name}: nnU-Net {theirs.seconds:.1f} s", file=sys.stderr, flush=True)
+    return mine, theirs
+
+
+def _nnunet(subject: Subject, nnunet_bin: Path, output: Path) -> Iterator[list[object]]:
+    """Give nnU-Net's commands, stage by stage."""
     previous: list[object] = []
     if subject.earlier is not None:
-        total = _run(_nnunet(nnunet_bin, subject.earlier, subject.images, scratch / "earlier", []), environment)
-        previous = ["-prev_stage_predictions", scratch / "earlier"]
-    their = _run(_nnunet(nnunet_bin, subject.folder, subject.images, scratch / "theirs", previous), environment)
-    print(f"{subject.name}: nnU-Net {total.seconds + their.seconds:.1f} s", file=sys.stderr, flush=True)
-    return mine, Run(total.seconds + their.seconds, max(total.peak_bytes, their.peak_bytes))
+        earlier = output.with_name("earlier")
+        yield [*_predict_command(nnunet_bin, subject.earlier, subject.images), "-o", earlier]
+        previous = ["-prev_stage_predictions", earlier]
+    yield [*_predict_command(nnunet_bin, subject.folder, subject.images), "-o", output, *previous]
 
 
-def _nnunet(nnunet_bin: Path, model: Path, images: Path, output: Path, more: Sequence[object]) -> list[object]:
+def _predict_command(nnunet_bin: Path, model: Path, images: Path) -> list[object]:
     folds = [path.parent.name.removeprefix("fold_") for path in sorted(model.glob("fold_*/checkpoint_final.pth"))]
-    command = [nnunet_bin / "nnUNetv2_predict_from_modelfolder", "-i", images, "-o", output, "-m", model]
-    return [*command, "-f", *folds, "-device", "cpu", "--disable_progress_bar", *more]
+    program = nnunet_bin / "nnUNetv2_predict_from_modelfolder"
+    return [program, "-i", images, "-m", model, "-f", *folds, "-device", "cpu", "--disable_progress_bar"]
 
 
 def _run(command: Sequence[object], environment: Mapping[str, str]) -> Run:
@@ -229,61 +164,9 @@ def _memory_bytes(number: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
 
 
-def _predictor(subject: Subject) -> Predictor:
-    chosen = pipeline.choose_configuration(Plan.load(subject.place.plan), subject.configuration)
-    return load_model(subject.place, pipeline.ModelChoice(chosen, None, "cpu", mirror=True))
-
-
-def _predict_float32(subject: Subject, output: Path) -> dict[str, NDArray[np.float32]]:
-    """Write label maps in float32; return how clear the decision was at every voxel, by file name.
-
-    That is the lead of the highest logit over the second; where outputs are regions, the smallest distance from 0.
-    """
-    usual = _predictor(subject)
-    predictor = replace(usual, settings=replace(usual.settings, precision="float32"))
-    is_regions = bool(predictor.model.plan.labels.regions)
-    leads = {}
-    for path in sorted(subject.images.iterdir()):
-        prepared = predictor.prepare(read_image((path,)), path.name)
-        properties = prepared.properties
-        lead = np.zeros(properties.cropped_shape, np.float32)
-
-        def observe(place: tuple[slice, ...], logits: torch.Tensor, lead: NDArray[np.float32] = lead) -> None:
-            highest = logits.abs().neg() if is_regions else logits.topk(2, dim=0).values
-            lead[place] = highest.amax(0).neg() if is_regions else highest[0] - highest[1]
-
-        name = path.name.replace("_0000", "")
-        write_label(output / name, predictor.predict_prepared(prepared, onlooker=Onlooker(observe)))
-        whole = np.full([properties.original_shape[axis] for axis in properties.transpose], np.inf, np.float32)
-        whole[box_slices(properties.crop_box)] = lead
-        leads[name] = whole.transpose(np.argsort(properties.transpose))
-    return leads
-
-
-def _agreement(ours: Path, theirs: Path) -> Agreement:
-    lowest, different, voxels = 1.0, 0, 0
-    for path in sorted(theirs.glob("*.nii.gz")):
-        mine, their = read_label(ours / path.name).array, read_label(path).array
-        different += int((mine != their).sum())
-        voxels += mine.size
-        for value in np.union1d(np.unique(mine), np.unique(their)):
-            both = ((mine == value) & (their == value)).sum()
-            lowest = min(lowest, float(2 * both / ((mine == value).sum() + (their == value).sum())))
-    return Agreement(lowest, different, voxels)
-
-
-def _largest_lead(leads: Mapping[str, NDArray[np.float32]], ours: Path, theirs: Path) -> float:
-    """Return how clear the decision was, at most, where the label maps differ."""
-    clear = [0.0]
-    for name, lead in leads.items():
-        differs = read_label(ours / name).array != read_label(theirs / name).array
-        clear.extend(lead[differs].tolist())
-    return max(clear)
-
-
 def _forward_passes_s(subject: Subject) -> float:
     """Return the seconds of the network alone: every tile and mirror image of every scan, in the usual precision."""
-    predictor = _predictor(subject)
+    predictor = subject.predictor()
     chosen, settings = predictor.model.configuration, predictor.settings
     tile = (1,) * (3 - len(chosen.patch_size)) + tuple(chosen.patch_size)
     num_tiles = 0

@@ -1,6 +1,7 @@
 r"""Trains a few small models with nnU-Net itself, which `autoseg import-nnunet` is tested and timed with.
 
-Runs in nnU-Net's environment, not in ours; each model sees few cases, few steps and, but for one, a narrow network:
+Runs in nnU-Net's environment, not in ours; each model sees few cases, few steps and, but for one, a narrow network. To
+find something after so few steps it learns with Adam; all else is nnU-Net's own:
 
     ENVIRONMENT/bin/python tools/train_nnunet_models.py FOLDER \
         --hippocampus Task04_Hippocampus.tar --acdc ACDC_subset.tar
@@ -24,6 +25,7 @@ import SimpleITK as sitk
 
 PLANS = "nnUNetPlans"
 SYNTHETIC_CLASSES = 30
+LEARNING_RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Subset:
         labels: As in nnU-Net's `dataset.json`.
         more: Further entries of it.
         ignored: Value given to a corner of each label map; None for none.
+        test_edge: In-plane size of cases for predictions, in voxels, cut from the middle; None for all of them.
     """
 
     number: int
@@ -48,6 +51,7 @@ class Subset:
     labels: dict[str, Any]
     more: dict[str, Any] = field(default_factory=dict)
     ignored: int | None = None
+    test_edge: int | None = None
 
     @property
     def folder_name(self) -> str:
@@ -63,7 +67,7 @@ class Model:
         configuration: Of nnU-Net's plan.
         planner: nnU-Net's.
         folds: Networks; all learn from the same cases.
-        num_steps: Of training.
+        num_steps: Of training, in two epochs.
         width: Channels at full resolution; None for nnU-Net's own widths.
         patch: Of the network; None for nnU-Net's own.
     """
@@ -72,7 +76,7 @@ class Model:
     configuration: str
     planner: str = "ExperimentPlanner"
     folds: tuple[int, ...] = (0,)
-    num_steps: int = 60
+    num_steps: int = 300
     width: int | None = 8
     patch: tuple[int, ...] | None = None
 
@@ -81,8 +85,8 @@ HIPPOCAMPUS = {"background": 0, "anterior": 1, "posterior": 2}
 REGIONS = {"background": 0, "heart": [1, 2, 3], "left ventricle with wall": [2, 3], "left ventricle": 3, "ignore": 4}
 SUBSETS = (
     Subset(801, "Hippocampus", "hippocampus", 12, 52, HIPPOCAMPUS),
-    Subset(802, "Hearts", "acdc", 6, 6, {"background": 0, "right": 1, "wall": 2, "left": 3}),
-    Subset(803, "HeartRegions", "acdc", 6, 6, REGIONS, {"regions_class_order": [1, 2, 3]}, ignored=4),
+    Subset(802, "Hearts", "acdc", 6, 6, {"background": 0, "right": 1, "wall": 2, "left": 3}, test_edge=80),
+    Subset(803, "HeartRegions", "acdc", 6, 6, REGIONS, {"regions_class_order": [1, 2, 3]}, ignored=4, test_edge=80),
     Subset(
         804,
         "ThirtyClasses",
@@ -93,15 +97,15 @@ SUBSETS = (
     ),
 )
 MODELS = (
-    Model(801, "3d_fullres", width=None),
+    Model(801, "3d_fullres", width=None, num_steps=80),
     Model(801, "2d", width=16),
     Model(801, "3d_lowres"),
-    Model(801, "3d_cascade_fullres"),
-    Model(802, "3d_fullres", patch=(8, 96, 96)),
-    Model(802, "3d_fullres", planner="nnUNetPlannerResEncM", folds=(0, 1), patch=(8, 96, 96)),
-    Model(803, "3d_fullres", planner="nnUNetPlannerResEncM", patch=(8, 96, 96)),
-    Model(803, "2d", planner="nnUNetPlannerResEncM", patch=(96, 96)),
-    Model(804, "3d_fullres", patch=(64, 64, 64), num_steps=40),
+    Model(801, "3d_cascade_fullres", num_steps=200),
+    Model(802, "3d_fullres", patch=(8, 64, 64)),
+    Model(802, "3d_fullres", planner="nnUNetPlannerResEncM", folds=(0, 1), patch=(8, 64, 64), num_steps=200),
+    Model(803, "3d_fullres", planner="nnUNetPlannerResEncM", patch=(8, 64, 64), num_steps=200),
+    Model(803, "2d", planner="nnUNetPlannerResEncM", patch=(64, 64), num_steps=200),
+    Model(804, "3d_fullres", patch=(32, 32, 32), num_steps=400),
 )
 
 
@@ -139,6 +143,7 @@ def _lay_out(subset: Subset, archives: dict[str, Path], folder: Path) -> None:
         name = f"case_{index:03d}"
         image, label = _read(*cases[index]) if cases else _made_up(rng, enlarged=is_test)
         if is_test:
+            image = image if subset.test_edge is None else _middle(image, subset.test_edge)
             sitk.WriteImage(image, str(test / f"{name}_0000.nii.gz"))
             continue
         if subset.ignored is not None:
@@ -167,6 +172,12 @@ def _unpacked_cases(archive: Path, folder: Path) -> list[tuple[Path, Path]]:
 
 def _read(image: Path, label: Path) -> tuple[sitk.Image, sitk.Image]:
     return sitk.ReadImage(str(image), sitk.sitkFloat32), sitk.ReadImage(str(label), sitk.sitkUInt8)
+
+
+def _middle(image: sitk.Image, edge: int) -> sitk.Image:
+    """Return the middle of each slice."""
+    across, down = ((size - edge) // 2 for size in image.GetSize()[:2])
+    return image[across : across + edge, down : down + edge, :]
 
 
 def _corner_set(label: sitk.Image, value: int) -> sitk.Image:
@@ -250,10 +261,15 @@ def _shrink(plans: dict[str, Any], model: Model) -> None:
         network["features_per_stage"] = [
             min(model.width * 2**stage, 8 * model.width) for stage in range(network["n_stages"])
         ]
-    divisors = np.prod(network["strides"], axis=0)
-    while any(size % divisor for size, divisor in zip(entry["patch_size"], divisors, strict=True)):
+    while not _fits(network, entry["patch_size"]):
         _drop_stage(network)
-        divisors = np.prod(network["strides"], axis=0)
+
+
+def _fits(network: dict[str, Any], patch: list[int]) -> bool:
+    """Return whether a patch can be halved as often as a network does, and is more than one voxel then."""
+    divisors = np.prod(network["strides"], axis=0)
+    sizes = [divmod(size, divisor) for size, divisor in zip(patch, divisors, strict=True)]
+    return not any(rest for _, rest in sizes) and any(size > 1 for size, _ in sizes)
 
 
 def _drop_stage(network: dict[str, Any]) -> None:
@@ -272,8 +288,13 @@ def _train_fold(model: Model, subset: Subset, plans_name: str, fold: int) -> Non
     trainer = get_trainer(
         str(subset.number), model.configuration, fold, "nnUNetTrainer", plans_name, device=torch.device("cpu")
     )
-    trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 2, model.num_steps, 1
+    trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = (
+        2,
+        model.num_steps // 2,
+        1,
+    )
     trainer.initialize()
+    trainer.optimizer = torch.optim.Adam(trainer.network.parameters(), LEARNING_RATE)
     trainer.run_training()
     if model.configuration == "3d_lowres":
         trainer.perform_actual_validation(save_probabilities=False)
