@@ -17,6 +17,7 @@
 # make speed-training NNUNET=... DATA=ARCHIVE      training steps beside nnU-Net's
 # make speed-prediction NNUNET=... MODELS=FOLDER   nnU-Net's models predict there and here
 # make speed-metrics                     all metrics of a large case
+# make agreement-metrics                 metrics beside those of other libraries, in an environment of their own
 # make gpu-check [DATA=HIPPOCAMPUS]      on a CUDA device: what is to hold there, and times; writes docs/gpu.md
 
 PYTHON ?= python3
@@ -24,7 +25,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: install demo test check format clean costs budgets ablation prediction-memory kill-test kill-run agreement \
-	agreement-data speed speed-planning speed-training speed-prediction speed-metrics gpu-check
+	agreement-data speed speed-planning speed-training speed-prediction speed-metrics agreement-metrics gpu-check
 
 install: $(VENV)/.installed
 
@@ -70,6 +71,13 @@ ablation: install
 
 speed-metrics: install
 	$(BIN)/python -m tools.measure_metrics
+
+agreement-metrics: install
+	$(BIN)/python -m venv autoseg_work/metrics
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > autoseg_work/metrics.pth
+	cp autoseg_work/metrics.pth "$$(autoseg_work/metrics/bin/python -c 'import site; print(site.getsitepackages()[0])')"
+	autoseg_work/metrics/bin/pip install --quiet --no-deps monai medpy surface-distance
+	autoseg_work/metrics/bin/python -m tools.compare_metrics
 
 agreement: install
 	$(BIN)/pytest -q tests/plan/test_published_plans.py
