@@ -260,7 +260,12 @@ def test_run_ends_with_a_table_and_pictures(autoseg: Command, tmp_path: Path) ->
     assert code == 0, err
     assert "mean of classes" in out
     pictures = [line.strip() for line in out.splitlines() if line.endswith(".png")]
-    assert len(pictures) == 2
+    assert [Path(picture).name for picture in pictures] == [
+        "dice_per_case.png",
+        "3d_fullres_median_case.png",
+        "3d_fullres_curves.png",
+    ]
+    assert "draw pictures" in out
     for picture in pictures:
         assert Path(picture).read_bytes().startswith(b"\x89PNG")
 

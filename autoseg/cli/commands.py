@@ -5,6 +5,7 @@ Results go to stdout, logs and progress to stderr. Exit codes: 0 done, 1 failed,
 """
 
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
@@ -58,6 +59,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    began_s = time.monotonic()  # Importing a command may take seconds, which count to its budget.
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     show_logs(debug=debug)
@@ -65,7 +67,7 @@ def main() -> None:
         words = with_explained_value([text for text in arguments if text != "--debug"])
         app = command_line(next((text for text in words if not text.startswith("-")), None))
         with INTERRUPTION.watched(), quiet_threads():
-            code = app(args=words or ["--help"], prog_name="autoseg", standalone_mode=False)
+            code = app(args=words or ["--help"], prog_name="autoseg", standalone_mode=False, obj=began_s)
     except typer.TyperException as error:
         command = " ".join(["autoseg", *(text for text in arguments[:1] if text in COMMANDS)])
         err.print(f"Error: {error.format_message().rstrip('.')}. See {command} --help.", markup=False)

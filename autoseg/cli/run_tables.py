@@ -1,6 +1,6 @@
 """Results of runs as tables on stdout."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from autoseg.benchmark.run import BenchmarkResult
@@ -8,20 +8,21 @@ from autoseg.cli.selection import show_selection
 from autoseg.cli.tables import show_evaluation
 from autoseg.cli.terminal import duration, out, show_table
 from autoseg.pipeline import RunResult
+from autoseg.pipeline.schedule import Allocation
 
 
-def show_run(result: RunResult) -> None:
-    """Print what a run has reached, and where its time went."""
-    folds = ", ".join(str(fold) for fold in result.folds)
+def show_run(result: RunResult, pictures_s: float) -> None:
+    """Print what a run has reached, and where its time went, pictures included."""
+    folds = f"fold{'s' if len(result.folds) > 1 else ''} {', '.join(map(str, result.folds))}"
     for name, evaluation in ((result.name, result.evaluation), *result.others.items()):
-        show_evaluation(f"{result.dataset}, {name}, held-out cases of fold {folds}", evaluation)
+        show_evaluation(f"{result.dataset}, {name}, held-out cases of {folds}", evaluation)
     if result.selection is not None:
         out.print()
         show_selection(result.selection)
     if not result.allocation.mirror:
         out.print("Predicted without mirror images, for the budget. Why: autoseg plan --explain mirror_held_out")
     out.print()
-    show_seconds(result)
+    show_seconds({**result.seconds, "draw pictures": pictures_s}, result.allocation)
 
 
 def show_pictures(paths: Sequence[Path]) -> None:
@@ -31,16 +32,18 @@ def show_pictures(paths: Sequence[Path]) -> None:
         out.print(f"  {path}", markup=False)
 
 
-def show_seconds(result: RunResult) -> None:
-    """Print the time of every stage."""
-    rows = [(stage, duration(seconds)) for stage, seconds in result.seconds.items()]
-    rows.append(("total", duration(sum(result.seconds.values()))))
+def show_seconds(seconds: Mapping[str, float], allocation: Allocation) -> None:
+    """Print the time of every stage, and how it compares with the budget."""
+    rows = [(stage, duration(taken)) for stage, taken in seconds.items()]
+    rows.append(("total", duration(sum(seconds.values()))))
+    if allocation.budget_s is not None:
+        rows.append(("budget", duration(allocation.budget_s)))
     show_table("Time", ("stage", ""), rows)
 
 
-def show_benchmark(result: BenchmarkResult) -> None:
-    """Print our scores beside the published ones."""
-    show_run(result.run)
+def show_benchmark(result: BenchmarkResult, pictures_s: float) -> None:
+    """Print our scores beside the published ones, after the tables of the run, pictures included."""
+    show_run(result.run, pictures_s)
     networks = list(result.comparison[-1].published)
     if not networks:
         return

@@ -13,6 +13,7 @@ from autoseg.cli.side_by_side import HERE, ExecutorName, Jobs, Parameters, plann
 from autoseg.cli.terminal import TerminalProgress, duration, out, print_json
 from autoseg.cli.training import training_hooks
 from autoseg.core.progress import Silent
+from autoseg.core.stopwatch import Stopwatch
 from autoseg.core.workspace import ALL_DATA, FoldName, Workspace
 from autoseg.pipeline.jobs import train_all
 from autoseg.report.live import curves_path
@@ -114,6 +115,7 @@ def _next_prediction(names: list[FoldName]) -> str:
 
 
 def run(
+    context: typer.Context,
     source: opt.Source,
     workspace: opt.WorkspaceFolder = opt.WORKSPACE,
     preset: opt.Preset = None,
@@ -155,19 +157,22 @@ def run(
         seed=seed,
         init_from=init_from,
         side_by_side=together,
+        began_s=context.obj,
     )
     with training_hooks(place, tensorboard=tensorboard) as hooks:
         result = pipeline.run(place, request, TerminalProgress(), hooks)
+    watch = Stopwatch()
     pictures = draw_run(place, result)
     if as_json:
         print_json(result)
         return
-    run_tables.show_run(result)
+    run_tables.show_run(result, watch.elapsed_s())
     run_tables.show_pictures(pictures)
     out.print(f"\nNext: autoseg predict SCAN OUT{opt.same_workspace(workspace)}")
 
 
 def benchmark(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="Entry of datasets.json, for example hippocampus or phantom.")],
     source: Annotated[
         Path | None, typer.Option("--source", help="Folder or archive of the dataset, instead of downloading it.")
@@ -204,12 +209,14 @@ def benchmark(
         device=device,
         seed=seed,
         side_by_side=side_by_side(jobs, HERE, None, tensorboard=tensorboard),
+        began_s=None if source is None else context.obj,
     )
     with training_hooks(place, tensorboard=tensorboard) as hooks:
         result = run_benchmark(name, source, place, request, TerminalProgress(), hooks)
+    watch = Stopwatch()
     pictures = draw_run(place, result.run)
     if as_json:
         print_json(result)
         return
-    run_tables.show_benchmark(result)
+    run_tables.show_benchmark(result, watch.elapsed_s())
     run_tables.show_pictures(pictures)

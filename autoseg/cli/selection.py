@@ -5,12 +5,16 @@ from typing import Annotated
 import typer
 
 from autoseg.cli import options as opt
+from autoseg.cli.tables import mean_and_interval
 from autoseg.cli.terminal import TerminalProgress, out, print_json, show_table
 from autoseg.core.workspace import Workspace
 from autoseg.pipeline.selection import SelectionRequest, make_selection
-from autoseg.select.choose import Candidate, Selection
+from autoseg.select.choose import Selection
 from autoseg.select.crossfit import Metric
 from autoseg.select.explain import WORDS, explain_selection, uncertainty
+
+MOST_CANDIDATES = 3
+"""That fit beside each other on a terminal."""
 
 
 def parse_weight(text: str) -> tuple[str, float]:
@@ -27,6 +31,12 @@ def parse_weight(text: str) -> tuple[str, float]:
 
 def select(
     workspace: opt.WorkspaceFolder = opt.WORKSPACE,
+    configuration: Annotated[
+        str | None,
+        typer.Option(
+            "--configuration", "-c", help="To choose from, one or several: 2d,3d_fullres. [default: all trained]"
+        ),
+    ] = None,
     metric: Annotated[Metric, typer.Option("--metric", help="That decides: dice, or nsd (surface Dice).")] = "dice",
     weight: Annotated[
         list[str] | None,
@@ -48,6 +58,7 @@ def select(
         device=device,
         num_workers=opt.num_workers(workers),
         mirror=mirror,
+        configurations=opt.parse_names(configuration),
     )
     place = Workspace(workspace)
     selection = make_selection(place, request, TerminalProgress())
@@ -63,29 +74,34 @@ def select(
 
 def show_selection(selection: Selection) -> None:
     """Print the candidates, the winner first, and the postprocessing."""
-    names = list(selection.weights)
     winner = selection.candidates[0]
     rows = [
         (
             candidate.name,
-            f"{candidate.score:.4f}{_range(candidate)}",
+            mean_and_interval(candidate.score, candidate.interval),
             "" if candidate == winner else uncertainty(candidate.behind),
-            *(_score(candidate.classes[name]) for name in names),
         )
         for candidate in selection.candidates
     ]
     what = WORDS[selection.metric]
     title = f"Mean {what} of {selection.num_cases} held-out cases (95 % interval)"
-    show_table(title, ("", what, "to the winner", *names), rows)
+    show_table(title, ("", what, "to the winner"), rows)
+    if len(selection.weights) > 1:
+        out.print()
+        _show_classes(selection)
     out.print(f"\nChosen: {winner.name}", markup=False)
     steps = "; ".join(selection.postprocessing.summary)
     gain = f", {uncertainty(selection.gain)} on cases without a part in it" if steps else ""
     out.print(f"Postprocessing: {steps or 'none'}{gain}", markup=False)
 
 
-def _range(candidate: Candidate) -> str:
-    interval = candidate.interval
-    return "" if interval is None else f" ({interval.low:.4f} to {interval.high:.4f})"
+def _show_classes(selection: Selection) -> None:
+    """Print the means per class of the best candidates."""
+    best = selection.candidates[:MOST_CANDIDATES]
+    rows = [(name, *(_score(candidate.classes[name]) for candidate in best)) for name in selection.weights]
+    if len(set(selection.weights.values())) > 1:
+        rows = [(f"{name} (weight {selection.weights[name]:g})", *scores) for name, *scores in rows]
+    show_table(f"Mean {WORDS[selection.metric]} per class", ("", *(candidate.name for candidate in best)), rows)
 
 
 def _score(value: float | None) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from autoseg.cli.terminal import duration, out, show_table
 from autoseg.data.check import CheckReport
 from autoseg.data.dataset import Dataset
+from autoseg.evaluate.bootstrap import Interval
 from autoseg.evaluate.scores import Evaluation, Spread
 from autoseg.infer.outcome import Outcome, Predictions
 from autoseg.pipeline import CPU_PRESET
@@ -103,21 +104,29 @@ def show_cases(evaluation: Evaluation) -> None:
 
 
 def show_evaluation(title: str, evaluation: Evaluation) -> None:
-    """Print mean and spread of the scores per class."""
+    """Print the means of the scores per class, and the intervals of Dice."""
     rows = [
         (
             name,
-            _mean_and_spread(summary.dice),
+            mean_and_interval(summary.dice.mean, summary.dice.interval),
             _score(summary.dice.median),
-            _mean_and_spread(summary.surface_dice),
+            _score(summary.surface_dice.mean),
             _millimetres(summary.hd95_mm),
             str(summary.dice.num_cases),
         )
         for name, summary in evaluation.per_class.items()
     ]
-    rows.append(("mean of classes", _score(evaluation.mean_foreground_dice), "", "", "", str(len(evaluation.cases))))
-    surface = f"surface Dice ({evaluation.tolerance_mm:g} mm)"
-    show_table(title, ("class", "Dice (sd)", "median", surface, "HD95 (mm)", "cases"), rows)
+    mean = mean_and_interval(evaluation.mean_foreground_dice, evaluation.mean_foreground_interval)
+    rows.append(("mean of classes", mean, "", "", "", str(len(evaluation.cases))))
+    surface = f"NSD {evaluation.tolerance_mm:g} mm"
+    show_table(title, ("class", "Dice (95 % interval)", "median", surface, "HD95 mm", "cases"), rows)
+
+
+def mean_and_interval(mean: float | None, interval: Interval | None) -> str:
+    """Return a mean with the interval that it lies in, for people."""
+    if mean is None:
+        return "not defined"
+    return f"{mean:.4f}" if interval is None else f"{mean:.4f} ({interval.low:.4f} to {interval.high:.4f})"
 
 
 def show_predictions(predictions: Predictions, record: Path) -> None:
@@ -177,12 +186,6 @@ def _show_written(cases: Sequence[Outcome]) -> None:
 
 def _score(value: float | None) -> str:
     return "not defined" if value is None else f"{value:.4f}"
-
-
-def _mean_and_spread(spread: Spread) -> str:
-    if spread.mean is None or spread.standard_deviation is None:
-        return _score(spread.mean)
-    return f"{spread.mean:.4f} ({spread.standard_deviation:.4f})"
 
 
 def _millimetres(spread: Spread) -> str:

@@ -245,7 +245,11 @@ def allocate(workspace: Workspace, run: BudgetedRun, contents: Contents) -> Allo
             )
         )
     allocation = Allocation(
-        made_from=made_from, shares=tuple(shares), mirror=asked.timing.choice.mirror, after_s=after_s
+        made_from=made_from,
+        shares=tuple(shares),
+        mirror=asked.timing.choice.mirror,
+        budget_s=run.budget_s,
+        after_s=after_s,
     )
     allocation.save(workspace.allocation)
     return allocation

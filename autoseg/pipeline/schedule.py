@@ -88,6 +88,7 @@ class Allocation(Artefact):
     Attributes:
         shares: By configuration, in the order of training.
         mirror: Whether held-out cases are averaged over their mirror images.
+        budget_s: Seconds for everything; None without a budget.
         after_s: Seconds set aside for scores, selection and pictures; None without a budget.
         begun: Seconds that each training was given when it began, by name; see `training_name`.
         spent_s: Seconds of the budget that were gone when the last of them began.
@@ -95,6 +96,7 @@ class Allocation(Artefact):
 
     shares: tuple[Share, ...]
     mirror: bool
+    budget_s: float | None = None
     after_s: float | None = None
     begun: dict[str, float] = Field(default_factory=dict)
     spent_s: float = 0.0

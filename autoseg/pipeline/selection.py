@@ -15,7 +15,7 @@ from autoseg.evaluate.bootstrap import draw_cases
 from autoseg.evaluate.compare import Difference, weighted_difference
 from autoseg.pipeline.crossval import HeldOutRequest
 from autoseg.pipeline.heldout import held_out_pairs, rules_of, score_candidates
-from autoseg.pipeline.prepare import load_plan
+from autoseg.pipeline.prepare import choose_configuration, load_plan
 from autoseg.plan.rules import Empirical
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.select.choose import Candidate, Selection, candidates_of, class_weights, rank, stages_of
@@ -42,7 +42,7 @@ class SelectionRequest:
     device: str = "auto"
     num_workers: int = 0
     mirror: bool = True
-    configurations: tuple[ConfigurationName, ...] | None = None
+    configurations: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,19 +118,17 @@ def make_selection(workspace: Workspace, request: SelectionRequest, progress: Pr
     return selection
 
 
-def find_held_out(workspace: Workspace, configurations: Sequence[ConfigurationName] | None = None) -> HeldOut:
+def find_held_out(workspace: Workspace, configurations: Sequence[str] | None = None) -> HeldOut:
     """Return what can be selected from: the given configurations, or all that are trained.
 
     Raises:
+        PlanError: If the plan lacks a configuration.
         SelectionError: If nothing is trained, folds are missing or of another plan, or folds have no cases; names all.
     """
     planned = load_plan(workspace)
     splits = Splits.load(workspace.splits)
-    trained = tuple(
-        name
-        for name in planned.configurations
-        if workspace.folds(name) and (configurations is None or name in configurations)
-    )
+    asked = [choose_configuration(planned, name) for name in configurations or ()]
+    trained = tuple(name for name in planned.configurations if (name in asked if asked else workspace.folds(name)))
     problems = [
         *_fold_problems(splits),
         *(problem for name in trained for problem in _training_problems(workspace, planned, splits, name)),

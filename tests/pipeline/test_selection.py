@@ -311,29 +311,6 @@ def test_missing_folds_and_folds_of_other_plans_are_all_named(copied: Workspace)
     assert "--fold 2 --configuration 3d_fullres --restart`" in message
 
 
-def test_fewer_cases_than_folds_are_named(copied: Workspace) -> None:
-    splits = Splits.load(copied.splits)
-    empty = splits.folds[0].model_copy(update={"validation": ()})
-    splits.model_copy(update={"folds": (empty, *splits.folds[1:])}).save(copied.splits)
-
-    with pytest.raises(SelectionError, match=r"each fold must hold out a case, got 3 folds of 6 cases. .*--num-folds"):
-        find_held_out(copied)
-
-
-def test_folds_of_an_earlier_split_are_named(copied: Workspace) -> None:
-    shutil.copytree(copied.fold("2d", 2).root, copied.fold("2d", 3).root)
-
-    with pytest.raises(SelectionError, match="a fold must be one of 0 to 2, got 3"):
-        find_held_out(copied)
-
-
-def test_nothing_trained_is_named_with_the_command(copied: Workspace) -> None:
-    shutil.rmtree(copied.root / "models")
-
-    with pytest.raises(SelectionError, match=r"must be trained in all folds, got none\. Run `autoseg run"):
-        find_held_out(copied)
-
-
 def test_a_selection_survives_the_disk(trained: Workspace) -> None:
     selection = Selection.load(trained.selection)
 
