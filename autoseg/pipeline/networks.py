@@ -4,10 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoseg.core.errors import PredictionError
-from autoseg.core.workspace import ALL_DATA, FoldName, Workspace
+from autoseg.core.workspace import FoldName, Workspace
 from autoseg.infer.predictor import Predictor
 from autoseg.pipeline.packed_model import PackedModel
-from autoseg.pipeline.prediction import ModelChoice, default_folds, load_model, load_selected, load_selection
+from autoseg.pipeline.prediction import (
+    ModelChoice,
+    default_folds,
+    load_model,
+    load_selected,
+    load_selection,
+    require_trained,
+)
 from autoseg.pipeline.prepare import choose_configuration, load_plan
 from autoseg.plan.schema import ConfigurationName
 from autoseg.select.choose import Selection, Together
@@ -62,7 +69,7 @@ def choose_networks(
 
     Raises:
         PlanError: If there is no plan, or it lacks the configuration.
-        PredictionError: If networks have changed since they were selected, or a packed model lacks a fold.
+        PredictionError: If networks have changed since they were selected, or a fold is not trained, or not packed.
     """
     planned = load_plan(workspace)
     packed = PackedModel.load(workspace.packed) if workspace.packed.exists() else None
@@ -77,23 +84,18 @@ def choose_networks(
     wanted = default_folds(workspace, chosen) if folds is None else tuple(folds)
     if packed is not None:
         _require_packed(workspace, packed, chosen, wanted)
+    require_trained(workspace, chosen, wanted)
     return Networks(chosen, wanted)
-
-
-def _trained(workspace: Workspace, configuration: ConfigurationName) -> tuple[FoldName, ...]:
-    return tuple(workspace.folds(configuration)) or tuple(workspace.trainings(configuration))
 
 
 def _require_packed(
     workspace: Workspace, packed: PackedModel, configuration: ConfigurationName, folds: Sequence[FoldName]
 ) -> None:
     there = workspace.trainings(configuration)
-    missing = [fold for fold in folds or (ALL_DATA,) if fold not in there]
-    if missing:
-        found = ", ".join(map(str, there)) or "none"
+    if missing := [fold for fold in folds if fold not in there]:
         raise PredictionError(
-            f"--folds: must be among those in the model of {packed.dataset}, {found} of {configuration}, got"
-            f" {missing[0]}. Leave --folds out, or name one of these."
+            f"--folds: must be among those in the model of {packed.dataset}, {', '.join(map(str, there))} of"
+            f" {configuration}, got {missing[0]}. Leave --folds out, or name one of these."
         )
 
 

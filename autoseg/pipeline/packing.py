@@ -33,6 +33,8 @@ from autoseg.train.record import MODEL, WEIGHTS, TrainingRecord
 
 LARGEST_LICENCE_BYTES = 1 << 18
 
+_FILE_NAME = re.compile(r"(?!\w+://)\S+\.(txt|md|rst|html?|pdf|docx?)", re.IGNORECASE)
+
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """Time of every member: the same model gives the same bytes, whenever it is packed."""
 
@@ -93,24 +95,30 @@ def read_licence(text_or_file: str) -> Licence:
     """Return the licence that somebody gives, as a text or as the path of a file.
 
     Raises:
-        ArtefactError: If it is empty, or the file is no readable text or too large.
+        ArtefactError: If it is empty or too large, or the file is missing or no readable text.
     """
     text, where = text_or_file, "--licence"
-    try:
-        is_file = Path(text_or_file).is_file()
-    except (OSError, ValueError):  # a text too long, or otherwise unfit, for a path
-        is_file = False
-    if is_file:
+    if _names_file(text_or_file):
         where = text_or_file
         try:
             text = Path(text_or_file).read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
-            raise ArtefactError(f"{where}: must be a readable text, got: {error}. Save it as UTF-8.") from None
+            raise ArtefactError(
+                f"{where}: must be a readable text, got: {error}. Correct the path, or save it as UTF-8."
+            ) from None
     text = "\n".join(line.rstrip() for line in text.strip().splitlines())
     if not text or len(text.encode()) > LARGEST_LICENCE_BYTES:
         got = f"{len(text.encode())} bytes" if text else "nothing"
         raise ArtefactError(f"{where}: must be a text of up to {LARGEST_LICENCE_BYTES} bytes, got {got}. Shorten it.")
     return Licence(text=text, source="given")
+
+
+def _names_file(text: str) -> bool:
+    """Return whether a text is the path of a file: one that is there, or a word that looks like one."""
+    try:
+        return Path(text).is_file() or _FILE_NAME.fullmatch(text) is not None
+    except (OSError, ValueError):  # too long for a path, or otherwise unfit
+        return False
 
 
 def _require_own(target: Path, dataset: str) -> None:

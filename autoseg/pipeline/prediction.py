@@ -65,17 +65,7 @@ def load_model(workspace: Workspace, choice: ModelChoice) -> Predictor:
     planned = load_plan(workspace)
     trained = workspace.trainings(choice.configuration)
     wanted = default_folds(workspace, choice.configuration) if choice.folds is None else choice.folds
-    if ALL_DATA in wanted and len(wanted) > 1:
-        raise PredictionError(f"--folds: must be folds, or {ALL_DATA} on its own, got both. Choose one of the two.")
-    missing = [fold for fold in wanted if fold not in trained]
-    if missing or not wanted:
-        got = f"folds {', '.join(map(str, trained))}" if trained else "none"
-        first = (missing or [0])[0]
-        raise PredictionError(
-            f"{workspace.root}: trained networks of {choice.configuration} are needed, got {got}."
-            f" Run `autoseg train --fold {first} --configuration {choice.configuration}`,"
-            " or choose others with --folds."
-        )
+    require_trained(workspace, choice.configuration, wanted)
     device = choose_device(choice.device)
     settings = default_settings(device, planned.configurations[choice.configuration], choice.pace)
     settings = replace(settings, mirror=settings.mirror and choice.mirror, scratch=choice.scratch)
@@ -91,6 +81,25 @@ def load_model(workspace: Workspace, choice: ModelChoice) -> Predictor:
     _require_unchanged(workspace, stage, [trained[fold] for fold in wanted])
     earlier = load_model(workspace, replace(choice, configuration=stage, folds=choice.earlier_folds))
     return replace(predictor, model=replace(predictor.model, earlier=earlier.model))
+
+
+def require_trained(workspace: Workspace, configuration: ConfigurationName, folds: Sequence[FoldName]) -> None:
+    """Refuse folds that do not predict together.
+
+    Raises:
+        PredictionError: If one is not trained to its end, there is none, or all data and folds are mixed.
+    """
+    if ALL_DATA in folds and len(folds) > 1:
+        raise PredictionError(f"--folds: must be folds, or {ALL_DATA} on its own, got both. Choose one of the two.")
+    trained = workspace.trainings(configuration)
+    missing = [fold for fold in folds if fold not in trained]
+    if missing or not folds:
+        got = f"folds {', '.join(map(str, trained))}" if trained else "none"
+        first = (missing or [0])[0]
+        raise PredictionError(
+            f"{workspace.root}: trained networks of {configuration} are needed, got {got}."
+            f" Run `autoseg train --fold {first} --configuration {configuration}`, or choose others with --folds."
+        )
 
 
 def default_folds(workspace: Workspace, configuration: ConfigurationName) -> tuple[FoldName, ...]:

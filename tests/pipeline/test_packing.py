@@ -197,6 +197,8 @@ def test_nothing_trained_and_nothing_planned_are_named(tmp_path: Path) -> None:
         pack(Workspace(tmp_path / "none"), PackRequest())
     with pytest.raises(PredictionError, match="trained networks of 3d_fullres are needed"):
         pack(untrained(tmp_path / "work", num_folds=0), PackRequest())
+    with pytest.raises(PredictionError, match="trained networks of 3d_fullres are needed"):
+        choose_networks(Workspace(tmp_path / "work"))
 
 
 def test_a_model_without_fingerprint_folds_and_scores_is_packed(tmp_path: Path) -> None:
@@ -212,6 +214,7 @@ def test_a_model_without_fingerprint_folds_and_scores_is_packed(tmp_path: Path) 
     [
         (None, (LICENCE, "dataset")),
         ("MIT", ("MIT", "given")),
+        ("https://example.org/by.html", ("https://example.org/by.html", "given")),
         ("terms.txt", ("First line\n\n  second", "given")),
         (
             "a text that is far too long to be a path " * 200,
@@ -239,6 +242,7 @@ def test_the_licence_is_the_one_given_or_that_of_the_data(
     ("given", "words"),
     [
         (" \n", "--licence: must be a text"),
+        ("licnce.txt", "licnce.txt: must be a readable text, got: .*No such file"),
         ("image.png", "image.png: must be a readable text"),
         ("x" * 300_000, "300000"),
     ],
