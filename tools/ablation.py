@@ -18,7 +18,7 @@ import torch
 
 import autoseg
 from autoseg.plan.schema import AugmentationPlan
-from tools.trial import FOLD, Entries, Outcome, Trial, outcomes
+from tools.trial import FOLD, Entries, Outcome, Trial, outcomes, write_page
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "ablation.md"
 
@@ -61,9 +61,7 @@ def main() -> None:
     for outcome in outcomes(trials, given.work, given.jobs):
         print(f"{outcome.trial.name}, seed {outcome.trial.seed}: {outcome.dice:.4f}", flush=True)
         found.append(outcome)
-    page = "\n".join([_head(found[0], given.steps), *table(found)]) + "\n"
-    PAGE.write_text(page)
-    print(page)
+    write_page(PAGE, [_head(found[0], given.steps), *table(found)])
 
 
 def _trials(source: str, seed: int, num_steps: int) -> list[Trial]:

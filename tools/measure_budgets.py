@@ -19,15 +19,12 @@ import torch
 
 import autoseg
 from autoseg.plan.rulebook import load_rulebook
-from tools.trial import FOLD, Entries, Outcome, Trial, outcomes
+from tools.trial import FOLD, Entries, Outcome, Trial, outcomes, write_page
 
 TABLE = Path(__file__).resolve().parent.parent / "docs" / "budgets.md"
 
 BATCH = 2
 """Patches of a step; the rules choose the smallest batch while there are few steps."""
-
-MARK = "<!-- what follows is kept -->"
-"""Behind it stands what people have concluded from the table."""
 
 
 def main() -> None:
@@ -53,10 +50,7 @@ def main() -> None:
     for outcome in outcomes(trials, given.work, given.jobs):
         print(f"{outcome.dataset}, {outcome.trial.core_s} s, {outcome.trial.name}: {outcome.dice:.4f}", flush=True)
         found.append(outcome)
-    lines = [_head(given.seeds), *table(found)]
-    kept = TABLE.read_text().partition(MARK)[2] if TABLE.exists() else ""
-    TABLE.write_text("\n".join(lines) + f"\n\n{MARK}{kept}")
-    print("\n".join(lines))
+    write_page(TABLE, [_head(given.seeds), *table(found)])
 
 
 def of_width(width: int) -> Entries:

@@ -33,6 +33,9 @@ FOLD = 1
 NUM_EPOCHS = 10
 """Each with a validation, as in any training."""
 
+MARK = "<!-- what follows is kept -->"
+"""On a page, behind the table: what people have concluded from it."""
+
 TIMED_STEPS = 7
 """Of which the median is the cost of a step."""
 
@@ -121,6 +124,14 @@ def outcomes(trials: Iterable[Trial], work: Path, num_jobs: int) -> Iterator[Out
             with kept.open("a") as file:
                 file.write(done.result().model_dump_json() + "\n")
             yield done.result()
+
+
+def write_page(path: Path, lines: Iterable[str]) -> None:
+    """Write a page anew, but for what stands behind the mark."""
+    kept = path.read_text().partition(MARK)[2] if path.exists() else "\n"
+    text = "\n".join(lines)
+    path.write_text(f"{text}\n\n{MARK}{kept}")
+    print(text)
 
 
 def _outcome(trial: Trial, work: Path) -> Outcome:
