@@ -1,5 +1,6 @@
 """`autoseg pack` and `autoseg info`: models as one file."""
 
+import hashlib
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,7 @@ from autoseg.pipeline.model_card import (
     volume_text,
 )
 from autoseg.pipeline.model_description import ModelDescription
+from autoseg.pipeline.packed_model import CARD
 from autoseg.select.explain import WORDS, uncertainty
 
 Target = Annotated[
@@ -40,9 +42,7 @@ LicenceText = Annotated[
         help="Terms of use: a text, or a file with one. [default: what the training data declare]",
     ),
 ]
-Model = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="File that autoseg pack wrote, or a workspace. [default: autoseg_work]")
-]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="File that autoseg pack wrote, or a workspace.")]
 
 
 def pack(
@@ -64,13 +64,11 @@ def pack(
     with pipeline.open_model(written) as place:
         model = pipeline.describe(place, pipeline.choose_networks(place))
     if as_json:
-        print_json({"file": str(written), **model.model_dump(mode="json")})
+        print_json({"file": str(written), "sha256": _sha256(written), **model.model_dump(mode="json")})
         return
     show_model(model)
-    megabytes = written.stat().st_size / 1e6
-    out.print(
-        f"\nWrote {written} ({megabytes:.1f} MB). Next: autoseg predict --model {written} SCANS OUT", markup=False
-    )
+    _show_file(written)
+    out.print(f"\nWrote {written}. Next: autoseg predict --model {written} SCANS OUT", markup=False)
 
 
 def info(model: Model = opt.WORKSPACE, as_json: opt.Json = False) -> None:
@@ -80,11 +78,15 @@ def info(model: Model = opt.WORKSPACE, as_json: opt.Json = False) -> None:
     """
     with pipeline.open_model(model) as place:
         found = pipeline.describe(place, pipeline.choose_networks(place))
+    is_file = model.is_file()
     if as_json:
-        print_json(found)
+        of_file = {"file": str(model), "sha256": _sha256(model)} if is_file else {}
+        print_json({**of_file, **found.model_dump(mode="json")})
         return
     show_model(found)
-    option = "--workspace" if model.is_dir() else "--model"
+    if is_file:
+        _show_file(model)
+    option = "--model" if is_file else "--workspace"
     out.print(f"\nNext: autoseg predict {option} {model} SCANS OUT", markup=False)
 
 
@@ -102,7 +104,16 @@ def show_model(model: ModelDescription) -> None:
     first = next(iter(model.licence.text.splitlines()), "")
     out.print(f"Licence: {first + '. ' if first else ''}{LICENCE_SOURCES[model.licence.source]}", markup=False)
     if model.autoseg is not None:
-        out.print(f"Packed by autoseg {model.autoseg}. For research; limits: MODEL_CARD.md in the file.", markup=False)
+        out.print(f"Packed by autoseg {model.autoseg}. For research; its limits are in {CARD}.", markup=False)
+
+
+def _show_file(path: Path) -> None:
+    out.print(f"Size {path.stat().st_size / 1e6:.1f} MB, SHA-256 {_sha256(path)}", markup=False)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _show_targets(model: ModelDescription) -> None:

@@ -108,6 +108,10 @@ def predict(
 
 def _opened(model: Path | None, workspace: Path) -> AbstractContextManager[Workspace]:
     """Return the packed model or the workspace that was asked for."""
+    if model is None and workspace.is_file():
+        raise typer.BadParameter(
+            f"--workspace: must be a folder, got a file; name packed models with --model {workspace}"
+        )
     if model is None:
         return nullcontext(Workspace(workspace))
     if workspace != opt.WORKSPACE:

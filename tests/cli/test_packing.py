@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,11 @@ def test_json_and_workspaces(
     assert packed["file"] == "autoseg_work/phantom.zip"
     assert (packed["configurations"], packed["folds"]) == (["2d"], [1])
     assert packed["licence"] == {"text": LICENCE, "source": "dataset"}
+    written = sha256(Path("autoseg_work/phantom.zip").read_bytes()).hexdigest()
+    code, out, err = run_command(monkeypatch, capsys, "info", "autoseg_work/phantom.zip", "--json")
+    assert code == 0, err
+    assert json.loads(out) == packed
+    assert packed["sha256"] == written
     code, out, err = run_command(monkeypatch, capsys, "info", "--json")
     assert code == 0, err
     assert json.loads(out)["configurations"] == ["2d", "3d_fullres"]
@@ -73,6 +79,10 @@ def test_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     code, _, err = run_command(monkeypatch, capsys, "predict", "a", "b", "--model", "m.zip", "--workspace", "w")
     assert code == 2
     assert "--model, --workspace: one of them must be chosen, got both" in err
+    (tmp_path / "there.zip").write_bytes(b"")
+    code, _, err = run_command(monkeypatch, capsys, "predict", "a", "b", "--workspace", "there.zip")
+    assert code == 2
+    assert "got a file; name packed models with --model there.zip" in err
     code, _, err = run_command(monkeypatch, capsys, "info", "m.zip")
     assert code == 1
     assert "m.zip: must be a model that autoseg pack wrote, found no file. Check the path." in err
