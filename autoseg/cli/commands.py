@@ -17,7 +17,7 @@ from autoseg.cli.interruption import INTERRUPTION
 from autoseg.cli.planning import with_explained_value
 from autoseg.cli.terminal import err, out, quiet_threads, show_logs
 from autoseg.core.errors import AutosegError, InterruptionError, TrainingError
-from autoseg.core.parallel import end_process, is_launched
+from autoseg.core.parallel import is_launched
 
 
 class Command(NamedTuple):
@@ -83,8 +83,6 @@ def main() -> None:
             raise
         err.print(f"Error: {error}", markup=False)
         sys.exit(1)
-    if is_launched():
-        end_process(code or 0)
     sys.exit(code or 0)
 
 

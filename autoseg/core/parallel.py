@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -107,13 +106,6 @@ def is_launched() -> bool:
         torch.distributed.is_torchelastic_launched.
     """
     return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def end_process(code: int) -> None:
-    """End a process that `torchrun` has started, at once: what torch 2.13 leaves running may abort an orderly end."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _context(module: str) -> BaseContext:

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TypeVar, cast
 
 import torch
+import torch.distributed.nn  # See `teamed`.
 from torch import Tensor, distributed
 
 from autoseg.core.errors import AutosegError, TrainingError
@@ -112,7 +113,12 @@ ALONE = Team()
 
 @contextmanager
 def teamed() -> Iterator[Team]:
-    """Within the block, work with the processes that `torchrun` has started; alone, if it has not."""
+    """Within the block, work with the processes that `torchrun` has started; alone, if it has not.
+
+    Their group must be gone after it, or its threads live on, and torch may abort the end of the process. Functions of
+    `torch.distributed.nn` keep the group that is there when torch is made to import them, by the first step of an
+    optimiser for example: they are imported before (torch 2.13).
+    """
     size = int(os.environ["WORLD_SIZE"]) if is_launched() else 1
     if size == 1:
         yield ALONE

@@ -135,6 +135,16 @@ def test_two_processes_learn_what_one_learns(trained: tuple[Path, Path], kind: s
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed as Linux has it")
+def test_nothing_of_the_exchange_outlives_it(trained: tuple[Path, Path]) -> None:
+    """Threads of gloo would go on while the process ends, and abort it now and then."""
+    for rank in range(2):
+        names = (trained[0] / f"process_{rank}_threads").read_text()
+        assert "python" in names
+        assert "gloo" not in names
+
+
+@pytest.mark.slow
 def test_all_leave_when_one_is_asked_to_and_go_on_to_the_same_weights(trained: tuple[Path, Path]) -> None:
     together, _ = trained
     assert {path.name for path in together.glob("*_left")} == {"process_0_left", "process_1_left"}
