@@ -1,4 +1,4 @@
-"""Predicts with a model of nnU-Net as it does, and once more with tiles summed in float32 instead of half precision.
+"""Predicts with a model of nnU-Net as it does, and once more with tiles weighted and summed in float32, not in half.
 
 Runs in nnU-Net's environment: what differs between the two is rounding, and no other reason.
 
@@ -9,6 +9,7 @@ Label maps go to `half` and `float32` in OUTPUT; FOLDER is the OUTPUT of the fir
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -31,8 +32,11 @@ def main() -> None:
     numbers = [int(fold) if fold.isdecimal() else fold for fold in folds]
     predictor.initialize_from_trained_model_folder(str(given.model), numbers, "checkpoint_final.pth")
     _remember(predictor.network)
+    weigh = inference.compute_gaussian
     for sums in SUMS:
         torch.half = getattr(torch, sums)
+        inference.compute_gaussian = partial(weigh, dtype=torch.half)
+        inference.compute_gaussian.cache_clear = weigh.cache_clear
         output = given.output / sums
         output.mkdir(parents=True)
         previous = None if given.previous is None else str(given.previous / sums)

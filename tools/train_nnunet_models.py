@@ -105,7 +105,7 @@ MODELS = (
     Model(802, "3d_fullres", planner="nnUNetPlannerResEncM", folds=(0, 1), patch=(8, 64, 64), num_steps=200),
     Model(803, "3d_fullres", planner="nnUNetPlannerResEncM", patch=(8, 64, 64), num_steps=200),
     Model(803, "2d", planner="nnUNetPlannerResEncM", patch=(64, 64), num_steps=200),
-    Model(804, "3d_fullres", patch=(32, 32, 32), num_steps=400),
+    Model(804, "3d_fullres", patch=(64, 64, 64), num_steps=80),
 )
 
 
