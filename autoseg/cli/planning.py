@@ -25,7 +25,9 @@ EVERYTHING = "everything"
 
 
 def with_explained_value(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with a value behind an `--explain` that has none."""
+    """Return the arguments with a value behind an `--explain` of `plan` that has none; elsewhere it takes none."""
+    if next((text for text in arguments if not text.startswith("-")), None) != "plan":
+        return list(arguments)
     completed: list[str] = []
     for place, text in enumerate(arguments):
         completed.append(text)

@@ -42,10 +42,11 @@ def test_the_table_shows_the_winner_first(capsys: pytest.CaptureFixture[str]) ->
     assert "Postprocessing: organ: fill holes, +0.0200 on cases without a part in it" in lines
 
 
+@pytest.mark.parametrize("options", [(), ("--explain",), ("--metric", "nsd", "--explain")])
 def test_without_a_plan_the_command_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    code, out, errors = run_command(monkeypatch, capsys, "select", "--workspace", tmp_path)
+    code, out, errors = run_command(monkeypatch, capsys, "select", *options, "--workspace", tmp_path)
 
     assert (code, out) == (1, "")
     assert "Run `autoseg plan DATA` first" in errors
