@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import TypeVar, cast
 
 import torch
-import torch.distributed.nn  # See `teamed`.
 from torch import Tensor, distributed
 
 from autoseg.core.errors import AutosegError, TrainingError
@@ -123,6 +123,7 @@ def teamed() -> Iterator[Team]:
     if size == 1:
         yield ALONE
         return
+    import_module("torch.distributed.nn")
     has_gpu = torch.cuda.is_available()
     if has_gpu and _local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(_local_rank())
