@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--previous", type=Path)
     given = parser.parse_args()
-    inference = import_module("nnunetv2.inference.predict_from_raw_data")
+    inference: Any = import_module("nnunetv2.inference.predict_from_raw_data")
     predictor = inference.nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     folds = [path.parent.name.removeprefix("fold_") for path in sorted(given.model.glob("fold_*/checkpoint_final.pth"))]
     numbers = [int(fold) if fold.isdecimal() else fold for fold in folds]
