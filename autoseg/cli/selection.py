@@ -42,7 +42,10 @@ def select(
         list[str] | None,
         typer.Option("--weight", metavar="CLASS=NUMBER", help="Of a class in the mean; may be repeated. [default: 1]"),
     ] = None,
-    mirror: Annotated[bool, typer.Option("--mirror/--no-mirror", help="Average over mirrored scans.")] = True,
+    mirror: Annotated[
+        bool | None,
+        typer.Option("--mirror/--no-mirror", help="Average over mirrored scans. [default: as the run did, else yes]"),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say why, and what it was chosen over.")] = False,
     device: opt.Device = "auto",
     workers: opt.Workers = None,

@@ -1,7 +1,7 @@
 """From the held-out cases of all that is trained to the selection: predict, score, rank, fit postprocessing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from autoseg.evaluate.compare import Difference, weighted_difference
 from autoseg.pipeline.crossval import HeldOutRequest
 from autoseg.pipeline.heldout import held_out_pairs, rules_of, score_candidates
 from autoseg.pipeline.prepare import choose_configuration, load_plan
+from autoseg.pipeline.schedule import Allocation
 from autoseg.plan.rules import Empirical
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.select.choose import Candidate, Selection, candidates_of, class_weights, rank, stages_of
@@ -33,7 +34,8 @@ class SelectionRequest:
         weights: Of classes by name in the mean; 1 for those that are not named.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         num_workers: Processes that score.
-        mirror: Whether held-out cases are predicted as the mean over mirror images.
+        mirror: Whether held-out cases are predicted as the mean over mirror images; None for what the last run with a
+            budget has chosen, and for yes without one.
         configurations: To choose from; None for all that are trained.
     """
 
@@ -41,7 +43,7 @@ class SelectionRequest:
     weights: Mapping[str, float] = field(default_factory=dict)
     device: str = "auto"
     num_workers: int = 0
-    mirror: bool = True
+    mirror: bool | None = None
     configurations: tuple[str, ...] | None = None
 
 
@@ -83,13 +85,16 @@ def make_selection(workspace: Workspace, request: SelectionRequest, progress: Pr
         PredictionError: If a case cannot be predicted.
     """
     held_out = find_held_out(workspace, request.configurations)
+    if request.mirror is None:
+        request = replace(request, mirror=_mirrored_before(workspace))
     rules = rules_of(workspace).empirical
     made_from = _made_from(workspace, held_out, request, rules)
     if workspace.selection.exists() and (known := Selection.load(workspace.selection)).made_from == made_from:
         return known
     weights = class_weights(held_out.plan.labels, request.weights)
     folds = tuple(range(len(held_out.splits.folds)))
-    wanted = HeldOutRequest(tuple(candidates_of(held_out.configurations)), folds, request.device, request.mirror)
+    candidates = tuple(candidates_of(held_out.configurations))
+    wanted = HeldOutRequest(candidates, folds, request.device, mirror=request.mirror is not False)
     evaluations = score_candidates(workspace, wanted, request.num_workers, progress)
     ranked = rank(
         evaluations,
@@ -116,6 +121,11 @@ def make_selection(workspace: Workspace, request: SelectionRequest, progress: Pr
     )
     selection.save(workspace.selection)
     return selection
+
+
+def _mirrored_before(workspace: Workspace) -> bool:
+    """Return whether the last run predicted held-out cases with their mirror images."""
+    return not workspace.allocation.exists() or Allocation.load(workspace.allocation).mirror
 
 
 def find_held_out(workspace: Workspace, configurations: Sequence[str] | None = None) -> HeldOut:

@@ -23,7 +23,10 @@ from autoseg.infer.case import Model, Onlooker, Settings, predict_classes
 from autoseg.network.checkpoint import save_weights
 from autoseg.network.unet import UNet
 from autoseg.pipeline import heldout
+from autoseg.pipeline import selection as selection_stage
+from autoseg.pipeline.crossval import HeldOutRequest
 from autoseg.pipeline.prediction import load_model, load_selection
+from autoseg.pipeline.schedule import Allocation
 from autoseg.pipeline.selection import SelectionRequest, find_held_out, make_selection
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.preprocess.case import Prepared
@@ -253,6 +256,22 @@ def test_metric_and_weights_are_the_users(trained: Workspace, tmp_path: Path) ->
 
     assert winner.score == pytest.approx(scores.surface_dice.mean)
     assert selection.weights == {"large": 1.0, "small": 0.0}
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_scans_are_mirrored_as_the_run_did(copied: Workspace, mirror: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    Allocation(shares=(), mirror=mirror).save(copied.allocation)
+    asked: list[bool] = []
+
+    def noting(_: Workspace, request: HeldOutRequest, *__: object) -> None:
+        asked.append(request.mirror)
+        raise InterruptedError
+
+    monkeypatch.setattr(selection_stage, "score_candidates", noting)
+    for wanted in (None, not mirror):
+        with pytest.raises(InterruptedError):
+            make_selection(copied, replace(REQUEST, mirror=wanted, metric="nsd"), Silent())
+    assert asked == [mirror, not mirror]
 
 
 def test_one_configuration_is_selected_as_well(copied: Workspace) -> None:
