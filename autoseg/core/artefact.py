@@ -7,8 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autoseg.core.errors import ArtefactError
@@ -109,6 +111,15 @@ def digest_of_file(path: Path) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+def digest_of_arrays(*arrays: NDArray[Any]) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of types, shapes and values of arrays."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype.str} {array.shape} ".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()[:16]
 
 
 @contextmanager

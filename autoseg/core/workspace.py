@@ -54,6 +54,10 @@ class FoldFolder:
         """What a training in a process of its own has to say."""
         return self.root / "training.log"
 
+    def aside(self, identity: str) -> "FoldFolder":
+        """Where a training is kept that has made room for one of other settings or data."""
+        return FoldFolder(self.root.parent / "earlier" / f"{self.root.name}_{identity}")
+
     @property
     def submission(self) -> Path:
         """The job of a cluster that trains here."""

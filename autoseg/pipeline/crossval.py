@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from autoseg.core.artefact import Artefact, digest_of_file
+from autoseg.core.artefact import Artefact, digest_of, digest_of_file
 from autoseg.core.errors import PredictionError
 from autoseg.core.labels import Labels
 from autoseg.core.progress import Progress, Task
@@ -81,11 +81,12 @@ def predict_held_out(workspace: Workspace, request: HeldOutRequest, progress: Pr
             predictors = {
                 name: load_model(workspace, _choice(workspace, request, name, fold)) for name in request.configurations
             }
+            images = _images_digest([cases[name] for name in names])
             noted = {
                 together: _Noted(
                     candidate_folder(workspace, together),
                     fold,
-                    _made_from(workspace, planned, together, fold, request.mirror),
+                    _made_from(workspace, planned, together, fold, request.mirror, images),
                 )
                 for together in request.candidates
             }
@@ -110,12 +111,20 @@ def _choice(workspace: Workspace, request: HeldOutRequest, name: ConfigurationNa
     return ModelChoice(name, (fold,), request.device, request.mirror, earlier_folds=(fold,), scratch=scratch)
 
 
-def _made_from(workspace: Workspace, planned: Plan, together: Together, fold: int, mirror: bool) -> dict[str, str]:
-    """Return the digests of all networks that make a candidate's label maps of a fold, and the mirroring."""
+def _made_from(
+    workspace: Workspace, planned: Plan, together: Together, fold: int, mirror: bool, images: str
+) -> dict[str, str]:
+    """Return the digests of all networks that make a candidate's label maps of a fold, of images, and the mirroring."""
     stages = [planned.configurations[name].previous_stage for name in together]
     networks: list[str] = list(dict.fromkeys((*together, *(stage for stage in stages if stage is not None))))
     digests = {name: digest_of_file(workspace.fold(name, fold).weights) for name in networks}
-    return {"mirrored": str(mirror), **digests}
+    return {"mirrored": str(mirror), "images": images, **digests}
+
+
+def _images_digest(cases: Sequence[Case]) -> str:
+    """Return the digest of the images of cases, by their names, sizes and times of change."""
+    found = {name: Path(name).stat() for case in cases for name in case.images if Path(name).exists()}
+    return digest_of({name: (status.st_size, status.st_mtime_ns) for name, status in found.items()})
 
 
 class _Noted:

@@ -314,5 +314,6 @@ def _training(
         seed=request.seed,
         num_workers=num_loaders(request.device, request.data.num_workers),
         restart=False,
+        makes_room=True,
         init_from=request.init_from,
     )

@@ -25,7 +25,7 @@ from autoseg.pipeline.processes import Process
 from autoseg.pipeline.training import prepare_training, train
 from autoseg.plan.schema import Plan
 from autoseg.train.hooks import NO_HOOKS, Hooks
-from autoseg.train.loop import TrainingRequest
+from autoseg.train.loop import TrainingRequest, is_finished
 from autoseg.train.record import TrainingRecord
 
 log = logging.getLogger(__name__)
@@ -157,16 +157,13 @@ def _refines(planned: Plan, request: TrainingRequest) -> bool:
 
 
 def _is_trained(work: _Work, request: TrainingRequest) -> bool:
-    """Return whether a training is over and of this plan; one of another plan is refused here.
-
-    Raises:
-        TrainingError: If the folder holds a training of another plan, split, seed or length.
-    """
+    """Return whether a training is over, so that it needs no process."""
     folder = work.workspace.fold(request.configuration, request.fold)
-    if request.restart or not (folder.record.exists() and folder.weights.exists()):
+    if not folder.record.exists():
         return False
-    train(work.workspace, replace(request, device="cpu"), work.num_workers, work.progress)
-    return True
+    without_gpu = replace(request, device="cpu")  # None is needed to look.
+    planned, data = prepare_training(work.workspace, without_gpu, work.num_workers, work.progress)
+    return is_finished(planned, data, folder, request)
 
 
 def _train_side_by_side(work: _Work, requests: Sequence[TrainingRequest]) -> None:

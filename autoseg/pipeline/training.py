@@ -1,22 +1,27 @@
 """Training of one fold, from the workspace into the workspace."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import filelock
 
+from autoseg.core.artefact import digest_of
 from autoseg.core.errors import TrainingError
 from autoseg.core.progress import Progress
 from autoseg.core.workspace import ALL_DATA, FoldName, Workspace
 from autoseg.data.dataset import Dataset
 from autoseg.data.splits import Split, Splits
+from autoseg.data.store import stored_properties
 from autoseg.network.device import choose_device
 from autoseg.pipeline.cascade import predict_earlier_stage, require_earlier_stage
 from autoseg.pipeline.fitting import fit_to_device
 from autoseg.pipeline.prepare import preprocess
 from autoseg.pipeline.status import noting_failure
 from autoseg.plan.schema import Plan
+from autoseg.preprocess.run import CONTENT
 from autoseg.train.failure import writing
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.loop import FoldData, TrainingRequest, train_fold
@@ -104,7 +109,14 @@ def _prepared(
     earlier = None
     if stage is not None:
         earlier = predict_earlier_stage(workspace, request.configuration, request.device, num_workers, progress)
-    return planned, FoldData(split, data_folder, Dataset.load(workspace.dataset).digest(), earlier)
+    digest = Dataset.load(workspace.dataset).digest()
+    return planned, FoldData(split, data_folder, digest, _content_of(data_folder, split.train), earlier)
+
+
+def _content_of(folder: Path, names: Sequence[str]) -> str:
+    """Return the digest of the content of preprocessed cases."""
+    properties = {name: stored_properties(folder, name) for name in names}
+    return digest_of({name: found.made_from[CONTENT] for name, found in properties.items() if found is not None})
 
 
 def num_loaders(device: str, num_workers: int) -> int:

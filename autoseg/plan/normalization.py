@@ -53,17 +53,13 @@ def normalization(
     entries = []
     for channel, statistics in zip(channels, intensities, strict=True):
         scheme = normalization_scheme(channel, rules)
-        entries.append(
-            ChannelNormalization(
-                channel=channel,
-                scheme=scheme,
-                within_mask=normalize_within_mask(scheme, relative_size, rules),
-                lower=statistics.percentile_00_5,
-                upper=statistics.percentile_99_5,
-                mean=statistics.mean,
-                std=statistics.std,
-            )
+        entry = ChannelNormalization(
+            channel=channel, scheme=scheme, within_mask=normalize_within_mask(scheme, relative_size, rules)
         )
+        if scheme == "ct":
+            found = {"lower": statistics.percentile_00_5, "upper": statistics.percentile_99_5}
+            entry = entry.model_copy(update={**found, "mean": statistics.mean, "std": statistics.std})
+        entries.append(entry)
     return tuple(entries)
 
 

@@ -21,16 +21,16 @@ class ChannelNormalization(Record):
             foreground; `zscore` uses mean and standard deviation of the image itself; `rescale_to_0_1` its extremes;
             `rgb_to_0_1` divides by 255; `none` leaves the values.
         within_mask: Whether `zscore` looks at, and changes, only voxels inside the non-zero mask.
-        lower, upper, mean, std: Of the dataset's foreground, for `ct`.
+        lower, upper, mean, std: Of the dataset's foreground, for `ct`; others depend on no other image.
     """
 
     channel: str
     scheme: NormalizationScheme
     within_mask: bool
-    lower: float
-    upper: float
-    mean: float
-    std: float
+    lower: float = 0.0
+    upper: float = 0.0
+    mean: float = 0.0
+    std: float = 1.0
 
 
 class ResamplingPlan(Record):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from autoseg.core.artefact import digest_of
+from autoseg.core.artefact import digest_of, digest_of_arrays
 from autoseg.core.errors import AutosegError, DatasetError
 from autoseg.core.parallel import end_with_parent
 from autoseg.core.progress import Progress
@@ -21,6 +21,10 @@ from autoseg.preprocess.case import prepare_case
 
 SOURCE = "preprocessing"
 """Entry of `made_from` under which a stored case keeps the digest of its source and settings."""
+
+CONTENT = "content"
+"""Entry of `made_from` under which a stored case keeps the digest of its arrays: files that were only touched, or
+moved, give the same."""
 
 FORMAT_VERSION = 1
 """Raised when the same source and settings give other arrays than before."""
@@ -84,9 +88,9 @@ def source_digest(case: Case, plan: Plan, configuration: ConfigurationPlan) -> s
 
 def _is_current(case: Case, job: _Job) -> bool:
     properties = stored_properties(job.folder, case.name)
-    return properties is not None and properties.made_from.get(SOURCE) == source_digest(
-        case, job.plan, job.configuration
-    )
+    if properties is None or CONTENT not in properties.made_from:
+        return False
+    return properties.made_from.get(SOURCE) == source_digest(case, job.plan, job.configuration)
 
 
 def _preprocess_all(cases: Sequence[Case], job: _Job, num_workers: int) -> Iterator[Case]:
@@ -131,7 +135,8 @@ def _preprocess(case: Case, job: _Job) -> None:
         image = read_image([Path(path) for path in case.images])
         label = read_label(Path(str(case.label)))
         prepared, indices = prepare_case(image, label, job.plan, job.configuration, case.name)
-        properties = prepared.properties.model_copy(update={"made_from": {SOURCE: digest}})
+        made_from = {SOURCE: digest, CONTENT: digest_of_arrays(prepared.array, indices)}
+        properties = prepared.properties.model_copy(update={"made_from": made_from})
         write_case(job.folder, prepared.array, indices, properties, job.configuration.patch_size)
     except AutosegError:
         raise

@@ -28,7 +28,9 @@ from autoseg.train.epoch import WAITING_SHARE, Fold, train_epochs, waiting_sente
 from autoseg.train.failure import computing, writing
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.initial import initial_weights_file
+from autoseg.train.keeping import make_room
 from autoseg.train.record import (
+    CASES,
     EARLIER_STAGE,
     MODEL,
     WEIGHTS,
@@ -53,12 +55,14 @@ class FoldData:
         split: Names of the cases to learn from and to watch.
         folder: Preprocessed cases of the configuration.
         digest: Of the dataset that they are of.
+        cases: Digest of the content of the preprocessed cases to learn from.
         earlier_digest: In a cascade, of the networks of the stage before, whose predictions lie beside the cases.
     """
 
     split: Split
     folder: Path
     digest: str
+    cases: str = ""
     earlier_digest: str | None = None
 
 
@@ -75,6 +79,7 @@ class TrainingRequest:
         seed: Of weights, patches and augmentation.
         num_workers: Background processes that load patches; 0 loads between the steps.
         restart: Whether to throw away what an earlier training left in the folder.
+        makes_room: Whether a training of other settings or data is set aside, instead of being refused.
         init_from: Weights to begin with, a file or the folder of a finished training; None for random ones.
         team: Processes that train together.
     """
@@ -87,6 +92,7 @@ class TrainingRequest:
     seed: int
     num_workers: int
     restart: bool
+    makes_room: bool = False
     init_from: Path | None = None
     team: Team = ALONE
 
@@ -118,13 +124,13 @@ def train_fold(
     _require_cases(data.split, request)
     team = request.team
     initial = initial_weights_file(request.init_from) if request.init_from is not None else None
-    origins = {"initial weights": digest_of_file(initial)} if initial is not None else {}
-    if data.earlier_digest is not None:
-        origins[EARLIER_STAGE] = data.earlier_digest
+    origins = _origins(data, initial)
     identity = _identity(plan, data.split, request, origins)
     with _locked(folder, team):
         if request.restart:
             team.by_first(partial(_clear, folder))
+        elif request.makes_room:
+            team.by_first(partial(make_room, folder, identity))
         if folder.record.exists() and folder.weights.exists():
             record = TrainingRecord.load(folder.record)
             if record.identity != identity:
@@ -162,6 +168,22 @@ def train_fold(
         digests = {"plan": plan.digest(), MODEL: model, "recipe": recipe, "dataset": data.digest}
         made_from = digests | origins
         return team.by_first(partial(_finish, fold, state, request, made_from))
+
+
+def is_finished(plan: Plan, data: FoldData, folder: FoldFolder, request: TrainingRequest) -> bool:
+    """Return whether the very training that is asked for is over, and need not begin again."""
+    if request.restart or not (folder.record.exists() and folder.weights.exists()):
+        return False
+    initial = initial_weights_file(request.init_from) if request.init_from is not None else None
+    identity = _identity(plan, data.split, request, _origins(data, initial))
+    return TrainingRecord.load(folder.record).identity == identity
+
+
+def _origins(data: FoldData, initial: Path | None) -> dict[str, str]:
+    """Return the digests of what a training begins with and learns from, by name."""
+    found = {CASES: data.cases, EARLIER_STAGE: data.earlier_digest}
+    origins = {name: digest for name, digest in found.items() if digest}
+    return origins if initial is None else {"initial weights": digest_of_file(initial), **origins}
 
 
 def _identity(plan: Plan, split: Split, request: TrainingRequest, origins: dict[str, str]) -> str:

@@ -17,6 +17,9 @@ from autoseg.plan.schema import ConfigurationName
 
 Row = dict[str, float]
 
+CASES = "cases"
+"""Entry of a record's `made_from`: the preprocessed cases that were learnt from."""
+
 EARLIER_STAGE = "earlier stage"
 """Entry of a record's `made_from`: the networks whose predictions a cascade has learnt to refine."""
 
@@ -26,7 +29,7 @@ MODEL = "model"
 WEIGHTS = "weights"
 """Entry of a record's `made_from`: the file of weights that the record speaks of."""
 
-_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, pickle.UnpicklingError)
+DAMAGED = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, pickle.UnpicklingError)
 """What `torch.load` raises for a damaged file, and what a document with other entries leads to."""
 
 
@@ -148,7 +151,7 @@ def load_state(identity: str, folder: FoldFolder) -> TrainingState:
         document = torch.load(folder.checkpoint, map_location="cpu", weights_only=True)
         read = {"history": json.loads(document["history"]), "under_way": OpenEpoch(**document["under_way"])}
         state = TrainingState(**{**document, **read})
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise TrainingError(
             f"{folder.checkpoint}: must be a checkpoint, got: {error}. Delete it, or start again with --restart."
         ) from None
@@ -158,8 +161,8 @@ def load_state(identity: str, folder: FoldFolder) -> TrainingState:
 
 
 def different_training(folder: FoldFolder) -> str:
-    """Return the message for a folder that holds a training of another plan, split, seed, length or initial weights."""
+    """Return the message for a folder whose training is another one than was asked for."""
     return (
-        f"{folder.root}: a training is continued with the plan, split, seed, length and initial weights that it"
-        " began with, got others. Ask for the same, start again with --restart, or use another --workspace."
+        f"{folder.root}: a training is continued with the plan, split, cases, seed, length and initial weights"
+        " that it began with, got others. Ask for the same, start again with --restart, or use another --workspace."
     )

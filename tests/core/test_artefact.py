@@ -2,10 +2,11 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from pydantic import Field, ValidationError
 
-from autoseg.core.artefact import Artefact, Record, digest_of, digest_of_file, replacing
+from autoseg.core.artefact import Artefact, Record, digest_of, digest_of_arrays, digest_of_file, replacing
 from autoseg.core.errors import ArtefactError
 
 
@@ -129,3 +130,11 @@ def test_a_replaced_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> 
     with replacing(tmp_path / "replaced") as temporary:
         temporary.write_text("")
     assert (tmp_path / "replaced").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_arrays_are_told_apart_by_type_shape_and_values() -> None:
+    array = np.arange(6, dtype=np.float32)
+    others = [digest_of_arrays(found) for found in (array.reshape(2, 3), array + 1, array[::-1])]
+    assert len({digest_of_arrays(array), digest_of_arrays(array.astype(np.float64)), *others}) == 5
+    assert digest_of_arrays(np.arange(12, dtype=np.float32)[::2] / 2) == digest_of_arrays(array)
+    assert digest_of_arrays(array[:2], array[2:]) != digest_of_arrays(array)

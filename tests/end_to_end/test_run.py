@@ -17,6 +17,7 @@ from autoseg import pipeline
 from autoseg.core.errors import DatasetError, TrainingError
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import Workspace
+from autoseg.train.loop import TrainingRequest
 from tests.end_to_end.blobs import LARGE, SMALL, write_blobs, write_tiny_rules
 
 
@@ -119,9 +120,19 @@ def test_another_dataset_is_refused_in_the_same_workspace(finished: Finished, tm
 
 @pytest.mark.slow
 def test_a_training_of_another_length_is_refused_until_restarted(finished: Finished) -> None:
-    workspace, request, _ = finished
+    workspace, _, _ = finished
+    request = TrainingRequest(
+        configuration="3d_fullres",
+        fold=0,
+        num_epochs=21,
+        budget_s=None,
+        device="cpu",
+        seed=1,
+        num_workers=0,
+        restart=False,
+    )
     with pytest.raises(TrainingError, match="--restart"):
-        pipeline.run(workspace, request_for(workspace.root.parent, request.source, num_epochs=21), Silent())
+        pipeline.train(workspace, request, 0, Silent())
 
 
 @pytest.mark.slow

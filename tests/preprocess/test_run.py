@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autoseg.core.artefact import digest_of_arrays
 from autoseg.core.errors import DatasetError
 from autoseg.core.geometry import Geometry
 from autoseg.core.progress import Silent
@@ -66,7 +67,10 @@ def test_every_case_is_stored_as_it_is_prepared(tmp_path: Path) -> None:
         stored = open_case(tmp_path / "out", case.name).in_memory()
         assert np.array_equal(np.asarray(stored.image), prepared.array)
         assert np.array_equal(np.asarray(stored.label), indices)
-        assert stored.properties.made_from == {"preprocessing": source_digest(case, plan(), SETTINGS)}
+        assert stored.properties.made_from == {
+            "preprocessing": source_digest(case, plan(), SETTINGS),
+            "content": digest_of_arrays(prepared.array, indices),
+        }
 
 
 def test_only_what_changed_is_done_again(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_another_training_in_the_same_folder_is_refused(
         with pytest.raises(KeyboardInterrupt):
             train_fold(cube_plan(), _data(cases), folder, _request(), Breaking(after_epoch=1))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(TrainingError, match="a training is continued with the plan, split, seed, length"):
+    with pytest.raises(TrainingError, match="a training is continued with the plan, split, cases, seed, length"):
         _train(cases, tmp_path, **other)  # type: ignore[arg-type]
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

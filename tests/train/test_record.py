@@ -37,7 +37,7 @@ def test_nothing_there_is_the_beginning(tmp_path: Path) -> None:
 
 def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
     save_state(STATE, FoldFolder(tmp_path))
-    with pytest.raises(TrainingError, match="continued with the plan, split, seed, length and initial weights"):
+    with pytest.raises(TrainingError, match="continued with the plan, split, cases, seed, length and initial weights"):
         load_state("another", FoldFolder(tmp_path))
 
 

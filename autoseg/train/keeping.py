@@ -1,0 +1,67 @@
+"""Trainings that make room for those of other settings or data: they are kept aside, and come back when asked for."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+
+from autoseg.core.workspace import FoldFolder
+from autoseg.train.failure import writing
+from autoseg.train.record import DAMAGED, TrainingRecord
+
+log = logging.getLogger(__name__)
+
+
+def make_room(folder: FoldFolder, identity: str) -> None:
+    """Set aside the training in a folder if it is another one, and bring back the one that is asked for if it was.
+
+    Args:
+        folder: Of the training; the caller holds its lock.
+        identity: Of the training that is asked for.
+
+    Raises:
+        TrainingError: If the folder cannot be written.
+    """
+    found = _identity_in(folder)
+    if found is None or found == identity:
+        return
+    with writing(folder.root):
+        kept = folder.aside(found)
+        shutil.rmtree(kept.root, ignore_errors=True)
+        _leave(folder, kept)
+        log.info("%s: settings or cases have changed. What was trained is kept in %s.", folder.root, kept.root)
+        again = folder.aside(identity)
+        if again.root.exists():
+            _return(again, folder)
+            log.info("%s: was trained like this before, and is back.", folder.root)
+
+
+def _identity_in(folder: FoldFolder) -> str | None:
+    """Return the identity of a training that is over or broken off; None if there is none that can be read."""
+    if folder.record.exists():
+        return TrainingRecord.load(folder.record).identity
+    if not folder.checkpoint.exists():
+        return None
+    try:
+        document = torch.load(folder.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        return str(document["identity"])
+    except DAMAGED:
+        return None  # Who goes on with it says what to do.
+
+
+def _leave(folder: FoldFolder, kept: FoldFolder) -> None:
+    """Move a training aside, first what says that it is one: broken off, no half of one is taken for a whole."""
+    _move((folder.record, folder.checkpoint, folder.weights, folder.history), kept.root)
+
+
+def _return(kept: FoldFolder, folder: FoldFolder) -> None:
+    """Move a training back, last what says that it is one."""
+    _move((kept.history, kept.weights, kept.checkpoint, kept.record), folder.root)
+
+
+def _move(paths: tuple[Path, ...], target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        if path.exists():
+            path.replace(target / path.name)
