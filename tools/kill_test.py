@@ -1,7 +1,6 @@
 """Kills a training at random moments, gives the same command again, and compares its weights with an unbroken one's.
 
-A workspace is killed again and again until its run gets to the end before the next moment comes; then a fresh one
-begins. Every run that ends must end with the weights of the unbroken one, bit for bit.
+The moments are spread over its time. Every run must end with the weights of the unbroken one, bit for bit.
 
     python -m tools.kill_test --kills 20
 """

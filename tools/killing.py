@@ -15,6 +15,10 @@ from autoseg.core.workspace import Workspace
 
 SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM}
 
+KILLS_EACH = 2
+"""Of a workspace: more would come when most is done, and fewer would not show that a broken-off run can be broken off
+again."""
+
 LOG_END = 4000
 """Characters of what a command has said that are shown when it fails."""
 
@@ -63,30 +67,29 @@ class KillTest:
     def run(self, num_kills: int) -> list[list[str]]:
         """Kill as often as asked; return for each workspace in which it went through the names of what differs.
 
-        The moments are spread over the time of the command: one in each of as many equal parts of it, in any order. A
-        workspace is killed until the command goes through before its next moment comes; then a fresh one begins.
+        The moments are spread over the time of the command: one in each of as many equal parts of it. A workspace is
+        killed twice, or once where the command goes through before the second moment comes; then it is let go through.
 
         Raises:
             CommandFailedError: If the command fails.
         """
         self._run_unbroken()
         print(f"| kill | workspace | after s | {self.command.columns} |\n|---|---|---|{'---|' * self._num_columns}")
-        parts = self.rng.sample(range(num_kills), num_kills)
         differing: list[list[str]] = []
-        is_begun = False
-        for number, part in enumerate(parts, start=1):
+        num_here = 0
+        for part in range(num_kills):
             moment_s = (part + self.rng.random()) / num_kills * self.unbroken_s
             while self._ends_before(workspace := self._workspace(f"killed_{len(differing)}"), moment_s):
-                if not is_begun:
+                if num_here == 0:
                     moment_s *= 0.9  # A fresh one was faster than the one that was timed.
                 differing.append(self._differences(workspace))
-                is_begun = False
-            is_begun = True
-            print(f"| {number} | {len(differing)} | {moment_s:.1f} | {self.command.state(workspace)} |", flush=True)
-        if is_begun:
-            last = self._workspace(f"killed_{len(differing)}")
-            self._finish(last)
-            differing.append(self._differences(last))
+                num_here = 0
+            num_here += 1
+            print(f"| {part + 1} | {len(differing)} | {moment_s:.1f} | {self.command.state(workspace)} |", flush=True)
+            if num_here == KILLS_EACH or part == num_kills - 1:
+                self._finish(workspace)
+                differing.append(self._differences(workspace))
+                num_here = 0
         return differing
 
     @property
