@@ -87,7 +87,8 @@ def show_selection(selection: Selection) -> None:
         for candidate in selection.candidates
     ]
     what = WORDS[selection.metric]
-    title = f"Mean {what} of {selection.num_cases} held-out cases (95 % interval)"
+    mean = "Weighted mean" if selection.is_weighted else "Mean"
+    title = f"{mean} {what} of {selection.num_cases} held-out cases (95 % interval)"
     show_table(title, ("", what, "to the winner"), rows)
     if len(selection.weights) > 1:
         out.print()
@@ -102,7 +103,7 @@ def _show_classes(selection: Selection) -> None:
     """Print the means per class of the best candidates."""
     best = selection.candidates[:MOST_CANDIDATES]
     rows = [(name, *(_score(candidate.classes[name]) for candidate in best)) for name in selection.weights]
-    if len(set(selection.weights.values())) > 1:
+    if selection.is_weighted:
         rows = [(f"{name} (weight {selection.weights[name]:g})", *scores) for name, *scores in rows]
     show_table(f"Mean {WORDS[selection.metric]} per class", ("", *(candidate.name for candidate in best)), rows)
 

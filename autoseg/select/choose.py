@@ -74,6 +74,11 @@ class Selection(Artefact):
     postprocessing: Postprocessing
     gain: Difference
 
+    @property
+    def is_weighted(self) -> bool:
+        """Whether classes count differently in the mean."""
+        return len(set(self.weights.values())) > 1
+
 
 def candidates_of(names: Sequence[ConfigurationName]) -> list[Together]:
     """Return every configuration and every pair of them."""

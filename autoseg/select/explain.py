@@ -31,20 +31,21 @@ def _winner(selection: Selection) -> Iterator[str]:
     what = WORDS[selection.metric]
     tolerance = f" within {selection.tolerance_mm:g} mm" if selection.metric == "nsd" else ""
     yield f"Configuration: {winner.name}"
+    mean = "Weighted mean" if selection.is_weighted else "Mean"
     highest = max(candidate.score for candidate in selection.candidates)
     if highest > winner.score:
         yield (
-            f"  Mean {what} over classes is {winner.score:.4f}; {highest:.4f} is the highest, but no more than"
-            f" {selection.tie_margin:g} above it, and of equals the simpler one wins."
+            f"  {mean} {what}{tolerance} over classes is {winner.score:.4f}; {highest:.4f} is the highest, but no"
+            f" more than {selection.tie_margin:g} above it, and of equals the simpler one wins."
         )
     else:
-        yield f"  Its mean {what}{tolerance} over classes is the highest: {winner.score:.4f}."
+        yield f"  Its {mean.lower()} {what}{tolerance} over classes is the highest: {winner.score:.4f}."
     grouped = f" of {selection.num_groups} groups" if selection.num_groups != selection.num_cases else ""
     folds = ", ".join(map(str, selection.folds))
     yield f"  From {selection.num_cases} held-out cases{grouped}, each predicted by the fold that has not seen it."
     yield f"  The networks of the folds {folds} predict new scans together."
     weights = ", ".join(f"{name}: {weight:g}" for name, weight in selection.weights.items())
-    if len(set(selection.weights.values())) > 1:
+    if selection.is_weighted:
         yield f"  Weights of the classes: {weights}."
     yield "  Constants (rules/): selection.tie_margin, evaluation.confidence, evaluation.num_resamples, evaluation.seed"
 
@@ -63,8 +64,8 @@ def _verdict(candidate: Candidate) -> str:
     if interval is None:
         return "Too few cases to say how certain that is."
     if interval.low <= 0 <= interval.high:
-        return "Other cases could have turned that round."
-    return "More than the choice of cases explains."
+        return "The interval holds 0: other cases could have turned that round."
+    return "The interval leaves out 0: more than the choice of cases explains."
 
 
 def _postprocessing(selection: Selection) -> Iterator[str]:

@@ -42,6 +42,17 @@ def test_the_table_shows_the_winner_first(capsys: pytest.CaptureFixture[str]) ->
     assert "Postprocessing: organ: fill holes, +0.0200 on cases without a part in it" in lines
 
 
+def test_weights_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    evaluations: dict[Together, Evaluation] = {("2d",): evaluation_of(0.7, 0.6)}
+    candidates = rank(evaluations, "dice", EVEN, RULES, stages=STAGES, tie_margin=0.0001)
+    found = selection_of(candidates, 0.0, classes={})
+    show_selection(found.model_copy(update={"weights": {"organ": 1.0, "lesion": 3.0}}))
+    out = capsys.readouterr().out
+
+    assert out.startswith("Weighted mean Dice of 10 held-out cases")
+    assert "lesion (weight 3)" in out
+
+
 @pytest.mark.parametrize("options", [(), ("--explain",), ("--metric", "nsd", "--explain")])
 def test_without_a_plan_the_command_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...]

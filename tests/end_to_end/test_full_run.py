@@ -72,8 +72,11 @@ def test_the_model_is_ready_to_predict(finished: Finished, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_pictures_show_the_run(finished: Finished) -> None:
     workspace, _, result = finished
-    names = {path.name for path in draw_run(workspace, result)}
-    assert {f"{name}_fold_{fold}_curves.png" for name in result.trained for fold in (0, 1)} <= names
+    pictures = draw_run(workspace, result)
+    assert all(path.exists() for path in pictures)
+    names = {path.name for path in pictures}
+    overlays = {f"{'+'.join(result.reached)}_{place}_case.png" for place in ("best", "median", "worst")}
+    assert names == {"dice_per_case.png", *overlays, *(f"{name}_curves.png" for name in result.trained)}
 
 
 @pytest.mark.slow

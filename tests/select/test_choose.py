@@ -174,7 +174,9 @@ def test_a_selection_explains_itself() -> None:
 
     assert text.startswith("Configuration: 2d\n")
     assert "of equals the simpler one wins" in text
-    assert "3d_fullres: 0.7000, -0.0500 (-0.0500 to -0.0500). More than the choice of cases explains." in text
+    assert (
+        "3d_fullres: 0.7000, -0.0500 (-0.0500 to -0.0500). The interval leaves out 0: more than the choice of" in text
+    )
     assert "Postprocessing: lesion: keep the largest component" in text
     assert "+0.0100" in text
     assert "None helped" in explain_selection(selection_of(candidates, 0.0))
