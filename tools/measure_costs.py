@@ -42,6 +42,7 @@ from autoseg.preprocess.case import Prepared
 from autoseg.train.sampling import PatchSource, SamplingPlan
 from autoseg.train.trainer import Trainer
 from tests.plan.published_case import published
+from tools.trial import write_page
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "costs.md"
@@ -104,10 +105,11 @@ def main() -> None:
         return
     chosen = SHAPES if given.only is None else SHAPES[given.only : given.only + 1]
     rows = [row for shape in chosen for row in _rows(shape)]
-    text = "\n".join([_head(), HEADER, *rows])
+    lines = [_head(), HEADER, *rows]
     if given.only is None:
-        TABLE.write_text(text + "\n")
-    print(text)
+        write_page(TABLE, lines)
+    else:
+        print("\n".join(lines))
 
 
 def measure_training(shape: Shape) -> dict[str, float]:
@@ -287,7 +289,8 @@ def _processor() -> str:
 
 
 HEAD = """# Costs: predicted and measured
-Written by `python -m tools.measure_costs` (`make costs`) on {date}: {machine}; {versions}.
+Written by `python -m tools.measure_costs` (`make costs`) on {date}: {machine};
+{versions}.
 
 Plans are made from published fingerprints, scans of their median size are made up. Memory is the peak of the resident
 set of the whole program; what it takes with its libraries before it computes is told beside. A training step loads and
