@@ -132,7 +132,7 @@ def _show_training_data(model: ModelDescription) -> None:
         out.print("Training data: not known")
         return
     rows = [("spacing (mm)", data.spacing_mm), ("size (voxels)", data.size_voxels), ("size (mm)", data.size_mm)]
-    title = f"Training data: {cases_text(data)}; axes z x y x x"
+    title = f"Training data: {cases_text(data)}; axes z, y, x"
     show_table(title, ("", "lowest", "median", "highest"), [(name, *range_texts(found)) for name, found in rows])
 
 
