@@ -16,13 +16,12 @@ from autoseg.pipeline.model_card import (
     LICENCE_SOURCES,
     SCHEMES,
     cases_text,
-    epochs_text,
     folds_text,
     interval_text,
+    network_rows,
     range_texts,
     score_text,
     share_text,
-    size_text,
     values_text,
     volume_text,
 )
@@ -138,20 +137,8 @@ def _show_training_data(model: ModelDescription) -> None:
 
 def _show_networks(model: ModelDescription) -> None:
     out.print()
-    rows = [
-        (
-            network.configuration,
-            folds_text(network.folds),
-            network.kind,
-            f"{network.num_parameters:,}",
-            size_text(network.spacing_mm),
-            size_text(network.patch_size),
-            epochs_text(network),
-        )
-        for network in model.networks
-    ]
     header = ("configuration", "folds", "kind", "parameters", "spacing (mm)", "patch", "epochs")
-    show_table("Networks", header, rows)
+    show_table("Networks", header, network_rows(model))
 
 
 def _show_scores(model: ModelDescription) -> None:

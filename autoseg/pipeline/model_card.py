@@ -95,6 +95,22 @@ def epochs_text(network: NetworkDescription) -> str:
     return str(lowest) if lowest == highest else f"{lowest} to {highest}"
 
 
+def network_rows(model: ModelDescription) -> list[tuple[str, ...]]:
+    """Return a row per configuration: name, folds, kind, parameters of each, spacing, patch, epochs."""
+    return [
+        (
+            network.configuration,
+            folds_text(network.folds),
+            network.kind,
+            f"{network.num_parameters:,}",
+            size_text(network.spacing_mm),
+            size_text(network.patch_size),
+            epochs_text(network),
+        )
+        for network in model.networks
+    ]
+
+
 def values_text(target: Target) -> str:
     """Return the values of a class or region, for people."""
     return " + ".join(map(str, target.values))
@@ -162,20 +178,8 @@ def _networks(model: ModelDescription) -> Iterator[str]:
         if network.previous_stage is not None:
             yield f"{network.configuration} refines what {network.previous_stage} finds."
     yield ""
-    rows = [
-        (
-            network.configuration,
-            folds_text(network.folds),
-            network.kind,
-            f"{network.num_parameters:,}",
-            size_text(network.spacing_mm),
-            size_text(network.patch_size),
-            epochs_text(network),
-        )
-        for network in model.networks
-    ]
     header = ("configuration", "folds", "kind", "parameters of each", "spacing (mm)", "patch (voxels)", "epochs")
-    yield from _table(header, rows)
+    yield from _table(header, network_rows(model))
 
 
 def _scores(model: ModelDescription) -> Iterator[str]:

@@ -26,11 +26,18 @@ def untrained(
     planned.save(workspace.plan)
     fingerprint(planned.channels).save(workspace.fingerprint)
     for fold in range(num_folds):
-        torch.manual_seed(fold)
-        folder = workspace.fold(configuration, fold)
-        save_weights(UNet(planned.configurations[configuration].network).state_dict(), folder.weights)
-        record(planned, fold, digest_of_file(folder.weights), configuration).save(folder.record)
+        leave_training(workspace, planned, configuration, fold)
     return workspace
+
+
+def leave_training(
+    workspace: Workspace, planned: Plan, configuration: ConfigurationName, fold: int, seed: int | None = None
+) -> None:
+    """Write what a training leaves, with random weights: by the seed, which is the fold unless one is given."""
+    folder = workspace.fold(configuration, fold)
+    torch.manual_seed(fold if seed is None else seed)
+    save_weights(UNet(planned.configurations[configuration].network).state_dict(), folder.weights)
+    record(planned, fold, digest_of_file(folder.weights), configuration).save(folder.record)
 
 
 def record(
@@ -38,7 +45,11 @@ def record(
 ) -> TrainingRecord:
     """Return the record of a training."""
     return TrainingRecord(
-        made_from={MODEL: planned.model_digest(configuration), WEIGHTS: weights_digest},
+        made_from={
+            "recipe": planned.recipe_digest(configuration),
+            MODEL: planned.model_digest(configuration),
+            WEIGHTS: weights_digest,
+        },
         configuration=configuration,
         fold=fold,
         identity="",

@@ -14,12 +14,11 @@ from autoseg.core.progress import Silent
 from autoseg.core.workspace import Workspace
 from autoseg.data.image import LabelImage, read_label, write_label
 from autoseg.data.splits import Splits
-from autoseg.network.checkpoint import save_weights
-from autoseg.network.unet import UNet
 from autoseg.plan.schema import Plan
 from autoseg.train.record import TrainingRecord
 from tests.cli.commands import run_command
 from tests.end_to_end.blobs import LARGE, SMALL, write_blobs
+from tests.pipeline.models import leave_training
 
 GEOMETRY = Geometry(spacing=(3.0, 1.0, 1.0))
 FOLDS = 3
@@ -39,22 +38,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 def _leave_training(workspace: Workspace, fold: int) -> None:
-    planned, folder = Plan.load(workspace.plan), workspace.fold("2d", fold)
-    save_weights(UNet(planned.configurations["2d"].network).state_dict(), folder.weights)
-    TrainingRecord(
-        made_from={"recipe": planned.recipe_digest("2d")},
-        configuration="2d",
-        fold=fold,
-        identity="",
-        seed=0,
-        num_epochs=1,
-        num_steps=1,
-        seconds=1.0,
-        device="cpu",
-        precision="float32",
-        versions={},
-        validation_dice={},
-    ).save(folder.record)
+    leave_training(workspace, Plan.load(workspace.plan), "2d", fold)
 
 
 def _without_fold(workspace: Workspace) -> None:

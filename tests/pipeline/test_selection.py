@@ -28,7 +28,7 @@ from autoseg.pipeline.crossval import HeldOutRequest
 from autoseg.pipeline.prediction import load_model, load_selection
 from autoseg.pipeline.schedule import Allocation
 from autoseg.pipeline.selection import SelectionRequest, find_held_out, make_selection
-from autoseg.plan.schema import ConfigurationName, Plan
+from autoseg.plan.schema import Plan
 from autoseg.preprocess.case import Prepared
 from autoseg.select import ensemble
 from autoseg.select.choose import Selection
@@ -37,6 +37,7 @@ from autoseg.select.postprocess import Postprocessing, Treatment
 from autoseg.select.predictor import postprocessed
 from autoseg.train.record import TrainingRecord
 from tests.end_to_end.blobs import write_blobs, write_tiny_rules
+from tests.pipeline.models import leave_training
 
 NUM_FOLDS = 3
 REQUEST = SelectionRequest(device="cpu", mirror=False)
@@ -54,27 +55,6 @@ def _plan(folder: Path) -> tuple[Workspace, Plan]:
     return workspace, planned
 
 
-def _train(workspace: Workspace, planned: Plan, configuration: ConfigurationName, fold: int) -> None:
-    """Write what a training leaves, with random weights."""
-    folder = workspace.fold(configuration, fold)
-    torch.manual_seed(fold)
-    save_weights(UNet(planned.configurations[configuration].network).state_dict(), folder.weights)
-    TrainingRecord(
-        made_from={"recipe": planned.recipe_digest(configuration)},
-        configuration=configuration,
-        fold=fold,
-        identity="",
-        seed=0,
-        num_epochs=1,
-        num_steps=1,
-        seconds=1.0,
-        device="cpu",
-        precision="float32",
-        versions={},
-        validation_dice={},
-    ).save(folder.record)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace in which 2d and 3d_fullres are there in all folds, and selected from."""
@@ -82,7 +62,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     assert set(planned.configurations) == {"2d", "3d_fullres"}
     for configuration in planned.configurations:
         for fold in range(NUM_FOLDS):
-            _train(workspace, planned, configuration, fold)
+            leave_training(workspace, planned, configuration, fold)
     make_selection(workspace, REQUEST, Silent())
     return workspace
 
@@ -234,9 +214,7 @@ def test_disk_stays_far_below_that_of_the_images(trained: Workspace, monkeypatch
 @pytest.mark.slow
 def test_new_weights_are_predicted_anew(copied: Workspace) -> None:
     before = Selection.load(copied.selection)
-    planned = pipeline.load_plan(copied)
-    torch.manual_seed(99)
-    save_weights(UNet(planned.configurations["2d"].network).state_dict(), copied.fold("2d", 1).weights)
+    leave_training(copied, pipeline.load_plan(copied), "2d", 1, seed=99)
     after = make_selection(copied, REQUEST, Silent())
 
     assert after.made_from != before.made_from
