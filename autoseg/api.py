@@ -12,12 +12,13 @@ from autoseg.data.scan import read_scan
 from autoseg.infer.maps import Extras, read_probabilities
 from autoseg.infer.outcome import Outcome, Predictions
 from autoseg.infer.predictor import Predictor
-from autoseg.pipeline.model_description import ModelDescription, describe
-from autoseg.pipeline.networks import Networks, choose_networks
-from autoseg.pipeline.opening import load_predictor, open_model
-from autoseg.pipeline.packing import PackRequest, pack
-from autoseg.pipeline.prediction import ModelChoice, predict
-from autoseg.pipeline.scans import Request
+from autoseg.pipeline.packing.model_description import ModelDescription, describe
+from autoseg.pipeline.packing.networks import Networks, choose_networks
+from autoseg.pipeline.packing.opening import load_predictor, open_model
+from autoseg.pipeline.packing.pack import PackRequest, pack
+from autoseg.pipeline.prediction.models import ModelChoice
+from autoseg.pipeline.prediction.predict import predict
+from autoseg.pipeline.prediction.scans import Request
 from autoseg.select.predictor import SelectedPredictor
 
 __all__ = [

@@ -1,9 +1,9 @@
 """The layers: who may import whom. A new part of the package must be placed in `LAYERS` before it can be merged."""
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import pytest
 
@@ -24,14 +24,27 @@ LAYERS = (
 )
 """From the top down; parts of one layer are blind to each other."""
 
+ROOMS = (
+    ("full_run",),
+    ("jobs", "packing"),
+    ("training", "heldout"),
+    ("prediction", "budget"),
+    ("planning",),
+)
+"""Of `pipeline`, from the top down; rooms of one floor are blind to each other."""
+
 ONLY_IN = {"typer": ("cli",), "rich": ("cli",), "SimpleITK": ("data",)}
 """Libraries that a few parts keep to themselves."""
 
 NEVER_IN = {"torch": ("plan", "data", "core", "fingerprint", "evaluate")}
 """Libraries that parts do without, so that they stay light and testable."""
 
-DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}
 ROOT = Path(autoseg.__file__).parent
+
+Place: TypeAlias = Callable[[str], str]
+"""What tells of a module where it belongs."""
+
+Layers: TypeAlias = tuple[tuple[str, ...], ...]
 
 
 class Import(NamedTuple):
@@ -71,20 +84,40 @@ def _part(module: str) -> str:
     return [*module.split("."), ""][1]
 
 
+def _room(module: str) -> str:
+    """Return the room of `pipeline` that a module belongs to; empty for all others."""
+    part, room = [*module.split("."), "", ""][1:3]
+    return room if part == "pipeline" else ""
+
+
 def _layer_violations(modules: Mapping[str, str]) -> list[str]:
     """Return a sentence for every import that does not go downwards, and for every part that no layer names."""
-    found = [
-        f"{module}: a part of the package must be in LAYERS, got {_part(module)!r}. Place it."
-        for module in modules
-        if _part(module) and _part(module) not in DEPTH
-    ]
+    unplaced = _unplaced(modules, _part, LAYERS, "a part of the package must be in LAYERS")
+    return unplaced + _upward_imports(modules, _part, LAYERS)
+
+
+def _room_violations(modules: Mapping[str, str]) -> list[str]:
+    """Return the same sentences for the rooms of `pipeline`."""
+    unplaced = _unplaced(modules, _room, ROOMS, "a room of pipeline must be in ROOMS")
+    inside = {module: source for module, source in modules.items() if _room(module)}
+    return unplaced + _upward_imports(inside, _room, ROOMS)
+
+
+def _unplaced(modules: Iterable[str], place: Place, layers: Layers, rule: str) -> list[str]:
+    known = {"", *(name for layer in layers for name in layer)}
+    return [f"{module}: {rule}, got {place(module)!r}. Place it." for module in modules if place(module) not in known]
+
+
+def _upward_imports(modules: Mapping[str, str], place: Place, layers: Layers) -> list[str]:
+    depth = {name: number for number, layer in enumerate(layers) for name in layer}
+    found = []
     for module, source in modules.items():
-        own = _part(module)
+        own = place(module)
         for imported in _imports(module, source, modules):
-            other = _part(imported.name)
+            other = place(imported.name)
             if imported.name.split(".")[0] != module.split(".")[0] or own == other or not other:
                 continue
-            if not own or DEPTH.get(other, -1) <= DEPTH.get(own, -1):
+            if not own or depth.get(other, -1) <= depth.get(own, -1):
                 found.append(f"{module}:{imported.line}: imports must go downwards, got {imported.name}.")
     return found
 
@@ -133,7 +166,7 @@ def _prints(modules: Mapping[str, str]) -> list[str]:
     ]
 
 
-CHECKS = [_layer_violations, _cycles, _library_violations, _prints]
+CHECKS = [_layer_violations, _room_violations, _cycles, _library_violations, _prints]
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -192,6 +225,25 @@ def test_a_part_without_a_layer_is_refused() -> None:
     assert _layer_violations({"autoseg.helpers": ""}) == [
         "autoseg.helpers: a part of the package must be in LAYERS, got 'helpers'. Place it."
     ]
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "num_found"),
+    [
+        ("autoseg.pipeline.planning.prepare", "from autoseg.pipeline.budget.schedule import share", 1),
+        ("autoseg.pipeline.prediction.predict", "from autoseg.pipeline.budget import schedule", 1),
+        ("autoseg.pipeline.budget.schedule", "from autoseg.pipeline import full_run", 1),
+        ("autoseg.pipeline.attic.old", "", 1),
+        ("autoseg.pipeline.budget.schedule", "from autoseg.pipeline.planning.prepare import plan", 0),
+        ("autoseg.pipeline.full_run", "from autoseg.pipeline.budget.schedule import share", 0),
+        ("autoseg.pipeline.budget.reserve", "from autoseg.pipeline.budget.schedule import share", 0),
+        ("autoseg.pipeline", "from autoseg.pipeline.full_run import run", 0),
+    ],
+)
+def test_rooms_of_the_pipeline_have_floors(module: str, source: str, num_found: int) -> None:
+    others = ("planning.prepare", "prediction.predict", "budget.schedule", "budget", "full_run")
+    modules = {"autoseg.pipeline": ""} | {f"autoseg.pipeline.{name}": "" for name in others} | {module: source}
+    assert len(_room_violations(modules)) == num_found
 
 
 def test_a_cycle_is_found() -> None:

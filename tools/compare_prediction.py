@@ -24,9 +24,13 @@ from pathlib import Path
 import torch
 
 from autoseg.data.image import read_image
+from autoseg.infer.predictor import Predictor
 from autoseg.infer.tiles import tiles_along
 from autoseg.network.device import mixed_precision
 from tools.nnunet_subjects import Subject, agreement, subjects_in
+
+WAYS: tuple[tuple[str, ...], ...] = ((), ("--exact",))
+"""Options of `autoseg predict` that are compared."""
 
 SAMPLING_S = 0.5
 """Time between two looks at the memory of a command."""
@@ -51,8 +55,8 @@ def main() -> None:
     parser.add_argument("--forward", action="store_true", help="also time the bare forward passes")
     given = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}\n")
-    print("| model | cases | voxels that differ | lowest Dice | autoseg | nnU-Net | ratio | memory | ratio |")
-    print(f"|{'---|' * 9}")
+    print("| model | cases | autoseg | voxels that differ | lowest Dice | autoseg | nnU-Net | ratio | memory | ratio |")
+    print(f"|{'---|' * 10}")
     with tempfile.TemporaryDirectory() as scratch:
         for subject in subjects_in(given.folder, Path(scratch), given.models, given.cases):
             _compare(subject, given)
@@ -60,15 +64,31 @@ def main() -> None:
 
 def _compare(subject: Subject, given: argparse.Namespace) -> None:
     scratch = subject.place.root.parent
-    pairs = [_timed_pair(subject, scratch, given.nnunet_bin) for _ in range(given.runs)]
-    found = agreement(scratch / "ours", scratch / "theirs")
-    ours, theirs = (
+    rounds = [_timed_round(subject, scratch, given.nnunet_bin) for _ in range(given.runs)]
+    *ours, theirs = (
         Run(statistics.median(run.seconds for run in runs), max(run.peak_bytes for run in runs))
-        for runs in zip(*pairs, strict=True)
+        for runs in zip(*rounds, strict=True)
     )
+    for options, run in zip(WAYS, ours, strict=True):
+        _print_row(subject, options, run, theirs)
+    if given.forward:
+        for options, run in zip(WAYS, ours, strict=True):
+            forward_s = _forward_passes_s(subject.predictor(exact=bool(options)), subject.images)
+            ratio = f"autoseg takes {run.seconds / forward_s:.2f} times that"
+            print(f"\nBare forward passes, {_named(options)}: {forward_s:.1f} s; {ratio}.")
+
+
+def _named(options: Sequence[str]) -> str:
+    return " ".join(options) or "default"
+
+
+def _print_row(subject: Subject, options: Sequence[str], ours: Run, theirs: Run) -> None:
+    scratch = subject.place.root.parent
+    found = agreement(scratch / _output(options), scratch / "theirs")
     cells = (
         subject.name,
         len(list(subject.images.iterdir())),
+        _named(options),
         f"{found.num_different} of {found.num_voxels}",
         f"{found.lowest_dice:.4f}",
         f"{ours.seconds:.1f} s",
@@ -78,22 +98,25 @@ def _compare(subject: Subject, given: argparse.Namespace) -> None:
         f"{ours.peak_bytes / theirs.peak_bytes:.2f}",
     )
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
-    if given.forward:
-        forward_s = _forward_passes_s(subject)
-        print(f"\nBare forward passes: {forward_s:.1f} s; autoseg takes {ours.seconds / forward_s:.2f} times that.")
 
 
-def _timed_pair(subject: Subject, scratch: Path, nnunet_bin: Path) -> tuple[Run, Run]:
-    """Return what autoseg and nnU-Net take, after writing to `ours` and `theirs`."""
-    ours = [sys.executable, "-m", "autoseg", "predict", subject.images, scratch / "ours"]
-    ours += ["--workspace", subject.place.root, "--configuration", subject.configuration, "--device", "cpu"]
-    mine = _run(ours, os.environ)
-    print(f"{subject.name}: autoseg {mine.seconds:.1f} s", file=sys.stderr, flush=True)
+def _output(options: Sequence[str]) -> str:
+    return "ours" + "".join(options)
+
+
+def _timed_round(subject: Subject, scratch: Path, nnunet_bin: Path) -> list[Run]:
+    """Return what autoseg takes in each of its ways, and nnU-Net, after writing to `ours...` and `theirs`."""
+    mine = []
+    for options in WAYS:
+        ours = [sys.executable, "-m", "autoseg", "predict", subject.images, scratch / _output(options), *options]
+        ours += ["--workspace", subject.place.root, "--configuration", subject.configuration, "--device", "cpu"]
+        mine.append(_run(ours, os.environ))
+        print(f"{subject.name}: autoseg {_named(options)} {mine[-1].seconds:.1f} s", file=sys.stderr, flush=True)
     environment = {**os.environ, **{f"nnUNet_{part}": str(scratch) for part in ("raw", "preprocessed", "results")}}
     stages = [_run(command, environment) for command in _nnunet(subject, nnunet_bin, scratch / "theirs")]
     theirs = Run(sum(stage.seconds for stage in stages), max(stage.peak_bytes for stage in stages))
     print(f"{subject.name}: nnU-Net {theirs.seconds:.1f} s", file=sys.stderr, flush=True)
-    return mine, theirs
+    return [*mine, theirs]
 
 
 def _nnunet(subject: Subject, nnunet_bin: Path, output: Path) -> Iterator[list[object]]:
@@ -164,13 +187,12 @@ def _memory_bytes(number: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
 
 
-def _forward_passes_s(subject: Subject) -> float:
-    """Return the seconds of the network alone: every tile and mirror image of every scan, in the usual precision."""
-    predictor = subject.predictor()
+def _forward_passes_s(predictor: Predictor, images: Path) -> float:
+    """Return the seconds of the network alone: every tile and mirror image of every scan."""
     chosen, settings = predictor.model.configuration, predictor.settings
     tile = (1,) * (3 - len(chosen.patch_size)) + tuple(chosen.patch_size)
     num_tiles = 0
-    for path in sorted(subject.images.iterdir()):
+    for path in sorted(images.iterdir()):
         shape = predictor.prepare(read_image((path,))).array.shape[1:]
         num_tiles += math.prod(map(len, tiles_along(shape, tile, predictor.model.plan.inference.tile_step)))
     num_passes = num_tiles * 2 ** len(chosen.mirror_axes) * len(predictor.model.networks)

@@ -20,8 +20,8 @@ from autoseg.infer.case import Model, Onlooker, default_settings, segment
 from autoseg.infer.export import Place
 from autoseg.network.device import Precision, best_precision, mixed_precision
 from autoseg.network.unet import place
-from autoseg.pipeline.fitting import fitting_planning
-from autoseg.pipeline.prepare import Planning, plan_asked
+from autoseg.pipeline.planning.prepare import Planning, plan_asked
+from autoseg.pipeline.training.fitting import fitting_planning
 from autoseg.plan.memory import MemoryEstimate, training_memory
 from autoseg.plan.overrides import Overrides
 from autoseg.plan.rulebook import load_rulebook

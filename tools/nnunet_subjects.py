@@ -11,7 +11,7 @@ from autoseg.core.workspace import Workspace
 from autoseg.data.image import read_label
 from autoseg.infer.predictor import Predictor
 from autoseg.interop.nnunet_models import import_nnunet
-from autoseg.pipeline.prediction import ModelChoice, load_model
+from autoseg.pipeline.prediction.models import ModelChoice, load_model
 from autoseg.plan.schema import ConfigurationName
 
 
@@ -39,9 +39,9 @@ class Subject:
         _, plans, configuration = self.folder.name.split("__")
         return f"{self.images.name.partition('_')[2]}, {plans.rpartition('_')[2]}, {configuration}"
 
-    def predictor(self) -> Predictor:
-        """Return our predictor on the CPU, with all folds and mirror images."""
-        return load_model(self.place, ModelChoice(self.configuration, None, "cpu", mirror=True))
+    def predictor(self, *, exact: bool = False) -> Predictor:
+        """Return our predictor on the CPU, with all folds and mirror images; in float32 if it is to be exact."""
+        return load_model(self.place, ModelChoice(self.configuration, None, "cpu", mirror=True, exact=exact))
 
 
 @dataclass(frozen=True)

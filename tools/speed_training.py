@@ -24,8 +24,8 @@ import torch
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import Workspace
 from autoseg.network.device import best_precision
-from autoseg.pipeline.prepare import DataOptions, PlanOptions, load_plan, plan, preprocess
-from autoseg.pipeline.training import load_split
+from autoseg.pipeline.planning.folds import load_split
+from autoseg.pipeline.planning.prepare import DataOptions, PlanOptions, load_plan, plan, preprocess
 from autoseg.plan.schema import ConfigurationName, ConfigurationPlan
 from autoseg.train.sampling import PatchSource, SamplingPlan
 from autoseg.train.trainer import Trainer

@@ -20,7 +20,7 @@ from autoseg import pipeline
 from autoseg.core.artefact import Record
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import Workspace
-from autoseg.pipeline.training import load_split
+from autoseg.pipeline.planning.folds import load_split
 from autoseg.plan.overrides import Overrides
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.train.loop import TrainingRequest

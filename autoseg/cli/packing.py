@@ -12,7 +12,7 @@ from autoseg.cli import options as opt
 from autoseg.cli.prediction import Folds
 from autoseg.cli.terminal import out, print_json, show_table
 from autoseg.core.workspace import Workspace
-from autoseg.pipeline.model_card import (
+from autoseg.pipeline.packing.model_card import (
     LICENCE_SOURCES,
     SCHEMES,
     cases_text,
@@ -25,8 +25,8 @@ from autoseg.pipeline.model_card import (
     values_text,
     volume_text,
 )
-from autoseg.pipeline.model_description import ModelDescription
-from autoseg.pipeline.packed_model import CARD
+from autoseg.pipeline.packing.model_description import ModelDescription
+from autoseg.pipeline.packing.packed_model import CARD
 from autoseg.select.explain import WORDS, uncertainty
 
 Target = Annotated[

@@ -35,7 +35,10 @@ ModelFile = Annotated[
 ]
 Mirror = Annotated[bool, typer.Option("--mirror/--no-mirror", help="Average over mirrored scans.")]
 Fast = Annotated[bool, typer.Option("--fast", help="Fewer tiles, no mirroring: a rougher result, sooner.")]
-Accurate = Annotated[bool, typer.Option("--accurate", help="More tiles, full precision: takes many times as long.")]
+Accurate = Annotated[bool, typer.Option("--accurate", help="More tiles, float32: takes many times as long.")]
+Exact = Annotated[
+    bool, typer.Option("--exact", help="Compute in float32 where the device's fastest precision is another.")
+]
 Recursive = Annotated[bool, typer.Option("--recursive", help="Search the folders below IN too.")]
 FormatName = Annotated[
     str | None,
@@ -69,6 +72,7 @@ def predict(
     mirror: Mirror = True,
     fast: Fast = False,
     accurate: Accurate = False,
+    exact: Exact = False,
     recursive: Recursive = False,
     output_format: FormatName = None,
     save_probabilities: SaveProbabilities = False,
@@ -97,7 +101,7 @@ def predict(
     )
     with _opened(model, workspace) as place:
         networks = pipeline.choose_networks(place, configuration, wanted)
-        choice = replace(networks.choice(device, mirror=mirror), pace=pace)
+        choice = replace(networks.choice(device, mirror=mirror, exact=exact), pace=pace)
         predictions = pipeline.predict(place, choice, request, TerminalProgress(), networks.selection)
     if as_json:
         print_json(predictions)

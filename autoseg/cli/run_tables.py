@@ -8,7 +8,7 @@ from autoseg.cli.selection import show_selection
 from autoseg.cli.tables import show_evaluation
 from autoseg.cli.terminal import duration, out, show_table
 from autoseg.pipeline import RunResult
-from autoseg.pipeline.schedule import Allocation
+from autoseg.pipeline.budget.schedule import Allocation
 
 
 def show_run(result: RunResult, pictures_s: float) -> None:

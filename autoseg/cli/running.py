@@ -15,7 +15,7 @@ from autoseg.cli.training import training_hooks
 from autoseg.core.progress import Silent
 from autoseg.core.stopwatch import Stopwatch
 from autoseg.core.workspace import ALL_DATA, FoldName, Workspace
-from autoseg.pipeline.jobs import train_all
+from autoseg.pipeline.jobs.side_by_side import train_all
 from autoseg.report.live import curves_path
 from autoseg.report.picture import write_curves
 from autoseg.report.run import draw_run
@@ -168,7 +168,7 @@ def run(
         return
     run_tables.show_run(result, watch.elapsed_s())
     run_tables.show_pictures(pictures)
-    out.print(f"\nNext: autoseg predict SCAN OUT{opt.same_workspace(workspace)}")
+    _show_next(workspace)
 
 
 def benchmark(
@@ -220,3 +220,11 @@ def benchmark(
         return
     run_tables.show_benchmark(result, watch.elapsed_s())
     run_tables.show_pictures(pictures)
+    _show_next(place.root)
+
+
+def _show_next(workspace: Path) -> None:
+    """Print what a run's model is good for."""
+    same = opt.same_workspace(workspace)
+    out.print(f"\nNext: autoseg predict SCANS OUT{same}", markup=False)
+    out.print(f"To hand the model on: autoseg pack model.zip{same}", markup=False)

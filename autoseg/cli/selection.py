@@ -8,7 +8,7 @@ from autoseg.cli import options as opt
 from autoseg.cli.tables import mean_and_interval
 from autoseg.cli.terminal import TerminalProgress, out, print_json, show_table
 from autoseg.core.workspace import Workspace
-from autoseg.pipeline.selection import SelectionRequest, make_selection
+from autoseg.pipeline.heldout.selection import SelectionRequest, make_selection
 from autoseg.select.choose import Selection
 from autoseg.select.crossfit import Metric
 from autoseg.select.explain import WORDS, explain_selection, uncertainty

@@ -10,8 +10,8 @@ import typer
 from autoseg.cli import options as opt
 from autoseg.cli.training import job_hooks
 from autoseg.core.errors import PlanError
-from autoseg.pipeline.cluster import PARAMETERS
-from autoseg.pipeline.jobs import Executor, SideBySide
+from autoseg.pipeline.jobs.cluster import PARAMETERS
+from autoseg.pipeline.jobs.side_by_side import Executor, SideBySide
 from autoseg.plan.rulebook import load_rulebook
 
 HERE: Executor = "here"

@@ -3,7 +3,7 @@
 from autoseg.cli import options as opt
 from autoseg.cli.terminal import out, print_json, show_table
 from autoseg.core.workspace import Workspace
-from autoseg.pipeline.status import Status, status_of
+from autoseg.pipeline.training.status import Status, status_of
 
 
 def status(workspace: opt.WorkspaceFolder = opt.WORKSPACE, as_json: opt.Json = False) -> None:

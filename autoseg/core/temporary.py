@@ -4,7 +4,10 @@ import os
 import platform
 import re
 import shutil
+import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _NAME = re.compile(r"\.writing-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-.+")
@@ -15,11 +18,23 @@ def temporary_prefix() -> str:
     return f".writing-{_machine()}-{os.getpid()}-"
 
 
+@contextmanager
+def scratch_folder(place: Path | None = None) -> Iterator[Path]:
+    """Give a folder for the block, and remove what killed processes have left of theirs in the same place.
+
+    Args:
+        place: Folder in which it is made; None for the system's folder of temporary files.
+    """
+    remove_abandoned(place or Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=temporary_prefix(), dir=place) as name:
+        yield Path(name)
+
+
 def remove_abandoned(folder: Path) -> None:
     """Remove what processes that no longer run have left under work in a folder, files and folders.
 
-    What other machines write, and what has other names, is left alone; so is a file whose process number has been given
-    to another program meanwhile, until that ends.
+    What other machines or other users write, and what has other names, is left alone; so is a file whose process number
+    has been given to another program meanwhile, until that ends.
     """
     if not folder.is_dir():
         return
@@ -28,9 +43,10 @@ def remove_abandoned(folder: Path) -> None:
         if match is None or match["machine"] != _machine() or _is_running(int(match["process"])):
             continue
         if path.is_dir():
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError, PermissionError):
+                path.unlink()
 
 
 def _machine() -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from autoseg.core.errors import DatasetError
 from autoseg.core.geometry import Geometry
+from autoseg.core.temporary import scratch_folder
 from autoseg.data.archive import unpack
 from autoseg.data.image import Image, read_slice
 from autoseg.data.problem import unusable
@@ -83,7 +83,7 @@ def require_dicom(place: Path) -> None:
         raise DatasetError(f"{place}: DICOM needs {' and '.join(absent)}, found none. Install them: {INSTALL}")
 
 
-def read_series(place: Path) -> tuple[Image, Series]:
+def read_series(place: Path, scratch: Path | None = None) -> tuple[Image, Series]:
     """Read a series of one scan from a folder, a zip or a single file.
 
     Slices are sorted by their position along the normal of their plane; rescale slope and intercept are applied slice
@@ -91,13 +91,14 @@ def read_series(place: Path) -> tuple[Image, Series]:
 
     Args:
         place: Folder that holds the slices itself, a zip that holds them anywhere, or a file of one slice.
+        scratch: Folder to unpack a zip in; None for the system's folder of temporary files.
 
     Raises:
         UnusableFileError: If there is not exactly one series of evenly spaced, parallel, complete slices.
         DatasetError: If pydicom is missing, or a zip is damaged or would write outside its folder.
     """
     require_dicom(place)
-    with _files_of(place) as files:
+    with _files_of(place, scratch) as files:
         slices = _read_headers(place, files)
         _require_one_series(place, slices)
         _require_tags(place, slices)
@@ -114,15 +115,15 @@ _Slice = tuple[Path, "Dataset"]
 
 
 @contextmanager
-def _files_of(place: Path) -> Iterator[list[Path]]:
+def _files_of(place: Path, scratch: Path | None) -> Iterator[list[Path]]:
     """Give the DICOM files of a place; those of a zip for as long as the block lasts."""
     if place.is_dir():
         yield sorted(path for path in place.iterdir() if is_dicom(path))
     elif is_dicom(place):
         yield [place]
     else:
-        with TemporaryDirectory(prefix="autoseg-dicom-") as folder:
-            inside = unpack(place, Path(folder))
+        with scratch_folder(scratch) as folder:
+            inside = unpack(place, folder)
             yield sorted(path for path in inside.rglob("*") if is_dicom(path))
 
 

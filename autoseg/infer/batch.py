@@ -108,7 +108,7 @@ class _Batch:
             raise PredictionError(scan.problem)
         stopwatch, predictor = Stopwatch(), self.predictor
         with stopwatch.measure("read"):
-            found = read_scan(scan.images)
+            found = read_scan(scan.images, predictor.settings.scratch)
         with stopwatch.measure("prepare"):
             prepared = predictor.prepare(found.image, str(scan.images[0]))
             warnings = {} if predictor.familiar is None else unlike_scan(found.image, predictor.familiar)

@@ -8,8 +8,8 @@ Letters: C channels or classes, Z, Y, X space, in the order in which the scan is
 """
 
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from autoseg.core.geometry import Shape
-from autoseg.core.temporary import temporary_prefix
+from autoseg.core.temporary import scratch_folder
 
 PART_BYTES = 2**23
 """Of logits that are handed over or converted at once, where a row or a class is not more."""
@@ -100,7 +100,8 @@ class Front:
         self.sums: dict[tuple[int, int], Tensor] = {}
         self.shelter = shelter
         self.on_disk: set[tuple[int, int]] = set()
-        self.folder: tempfile.TemporaryDirectory[str] | None = None
+        self.open_folder = ExitStack()
+        self.folder: Path | None = None
         self.weights: tuple[tuple[int, ...], Tensor] | None = None
 
     def __enter__(self) -> Self:
@@ -110,8 +111,7 @@ class Front:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.sums.clear()
-        if self.folder is not None:
-            self.folder.cleanup()
+        self.open_folder.close()
 
     def add(self, logits_CZYX: Tensor, place: tuple[int, ...], mirrored: Sequence[int], share: float) -> None:
         """Add a share of the logits of a tile.
@@ -206,8 +206,8 @@ class Front:
 
     def _file(self, key: tuple[int, int]) -> Path:
         if self.folder is None:
-            self.folder = tempfile.TemporaryDirectory(prefix=temporary_prefix(), dir=self.shelter.folder)
-        return Path(self.folder.name) / f"{key[0]}-{key[1]}"
+            self.folder = self.open_folder.enter_context(scratch_folder(self.shelter.folder))
+        return self.folder / f"{key[0]}-{key[1]}"
 
 
 def front_shape(starts: Sequence[Sequence[int]], tile_shape: Shape) -> Shape:

@@ -130,7 +130,7 @@ class Predictor:
 
 def predict_file(predictor: Segments, images: Sequence[Path], output: Path) -> LabelImage:
     """Segment a scan from files to a file; see `Predictor.predict_file`."""
-    found = read_scan(images)
+    found = read_scan(images, predictor.settings.scratch)
     label = predictor.predict_prepared(predictor.prepare(found.image, str(images[0])))
     write_output(output, label, predictor.model.plan.labels, found.series)
     return label

@@ -27,7 +27,7 @@ from autoseg.interop.nnunet_description import (
 )
 from autoseg.interop.nnunet_weights import NnunetCheckpoint, convert_weights, read_checkpoint
 from autoseg.network.checkpoint import save_weights
-from autoseg.pipeline.prediction import digest_of_networks
+from autoseg.pipeline.prediction.models import digest_of_networks
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationName, ConfigurationPlan, GaussianCentre, InferencePlan, Plan, TrainingPlan
 from autoseg.train.record import EARLIER_STAGE, MODEL, WEIGHTS, TrainingRecord

@@ -7,15 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from autoseg.pipeline.costs import costs_here
     from autoseg.pipeline.full_run import RunRequest, RunResult, run
-    from autoseg.pipeline.heldout import score_held_out
-    from autoseg.pipeline.model_description import ModelDescription, describe
-    from autoseg.pipeline.networks import Networks, choose_networks
-    from autoseg.pipeline.opening import load_predictor, open_model
-    from autoseg.pipeline.packing import PackRequest, pack
-    from autoseg.pipeline.prediction import ModelChoice, predict
-    from autoseg.pipeline.prepare import (
+    from autoseg.pipeline.heldout.scores import score_held_out
+    from autoseg.pipeline.packing.model_description import ModelDescription, describe
+    from autoseg.pipeline.packing.networks import Networks, choose_networks
+    from autoseg.pipeline.packing.opening import load_predictor, open_model
+    from autoseg.pipeline.packing.pack import PackRequest, pack
+    from autoseg.pipeline.planning.costs import costs_here
+    from autoseg.pipeline.planning.prepare import (
         CPU_PRESET,
         AskedTime,
         DataOptions,
@@ -29,19 +28,22 @@ if TYPE_CHECKING:
         preprocess,
         suited_preset,
     )
-    from autoseg.pipeline.scans import Request
-    from autoseg.pipeline.training import TrainingLength, num_loaders, train, training_length
+    from autoseg.pipeline.prediction.models import ModelChoice
+    from autoseg.pipeline.prediction.predict import predict
+    from autoseg.pipeline.prediction.scans import Request
+    from autoseg.pipeline.training.fold import TrainingLength, num_loaders, train, training_length
 
 _MODULES = (
-    "prepare",
-    "costs",
-    "scans",
-    "training",
-    "heldout",
-    "prediction",
-    "networks",
-    "opening",
-    "packing",
+    "planning.prepare",
+    "planning.costs",
+    "prediction.scans",
+    "training.fold",
+    "heldout.scores",
+    "prediction.models",
+    "prediction.predict",
+    "packing.networks",
+    "packing.opening",
+    "packing.pack",
     "full_run",
 )
 """That define the names below; those that take long to import come last."""

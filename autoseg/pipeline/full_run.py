@@ -16,13 +16,15 @@ from autoseg.core.stopwatch import Stopwatch
 from autoseg.core.workspace import Workspace
 from autoseg.evaluate.scores import Evaluation
 from autoseg.network.device import choose_device
-from autoseg.pipeline.allocation import BudgetedRun, allocate, plan_for_time
-from autoseg.pipeline.crossval import candidate_folder
-from autoseg.pipeline.fitting import fit_to_device
-from autoseg.pipeline.heldout import score_held_out
-from autoseg.pipeline.jobs import ONE_BY_ONE, SideBySide, train_all
-from autoseg.pipeline.prediction import ModelChoice
-from autoseg.pipeline.prepare import (
+from autoseg.pipeline.budget.allocation import BudgetedRun, allocate, plan_for_time
+from autoseg.pipeline.budget.reserve import measure_scoring
+from autoseg.pipeline.budget.schedule import Allocation, Contents, allocation_table, contents_of, predicted_allocation
+from autoseg.pipeline.budget.timetable import Timetable
+from autoseg.pipeline.heldout.maps import candidate_folder
+from autoseg.pipeline.heldout.scores import score_held_out
+from autoseg.pipeline.heldout.selection import SelectionRequest, make_selection
+from autoseg.pipeline.jobs.side_by_side import ONE_BY_ONE, SideBySide, train_all
+from autoseg.pipeline.planning.prepare import (
     AskedTime,
     DataOptions,
     PlanOptions,
@@ -31,11 +33,9 @@ from autoseg.pipeline.prepare import (
     preprocess,
     suited_preset,
 )
-from autoseg.pipeline.reserve import measure_scoring
-from autoseg.pipeline.schedule import Allocation, Contents, allocation_table, contents_of, predicted_allocation
-from autoseg.pipeline.selection import SelectionRequest, make_selection
-from autoseg.pipeline.timetable import Timetable
-from autoseg.pipeline.training import TrainingLength, num_loaders, training_length
+from autoseg.pipeline.prediction.models import ModelChoice
+from autoseg.pipeline.training.fitting import fit_to_device
+from autoseg.pipeline.training.fold import TrainingLength, num_loaders, training_length
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.select.choose import Selection, Together

@@ -7,8 +7,8 @@ from autoseg.data.dataset import Case, Dataset
 from autoseg.data.image import read_image, read_label
 from autoseg.evaluate.scores import CaseScores, Evaluation
 from autoseg.pipeline import RunResult
-from autoseg.pipeline.crossval import candidate_folder
-from autoseg.pipeline.heldout import held_out_pairs
+from autoseg.pipeline.heldout.maps import candidate_folder
+from autoseg.pipeline.heldout.scores import held_out_pairs
 from autoseg.report.dice_chart import write_dice_chart
 from autoseg.report.picture import write_fold_curves, write_overlay
 

@@ -10,7 +10,7 @@ from autoseg.evaluate.case import score_case
 from autoseg.evaluate.run import evaluation_rules
 from autoseg.evaluate.scores import CaseScores, summarise
 from autoseg.pipeline import RunResult
-from autoseg.pipeline.schedule import Allocation
+from autoseg.pipeline.budget.schedule import Allocation
 
 LABELS = declare_labels({0: "background", 1: "organ", 4: "lesion"})
 

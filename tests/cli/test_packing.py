@@ -10,7 +10,7 @@ import pytest
 
 from autoseg.data.image import read_label
 from tests.cli.commands import run_command
-from tests.pipeline.packable import LICENCE, packable, write_scan
+from tests.pipeline.packing.packable import LICENCE, packable, write_scan
 
 
 def test_a_model_is_packed_shown_and_used_where_nothing_else_is(

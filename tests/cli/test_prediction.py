@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from autoseg.cli import main, tables, terminal
 from autoseg.core.geometry import Geometry
 from autoseg.data.image import Image, write_image
+from autoseg.infer import case
 from autoseg.infer.outcome import Outcome, Predictions
-from autoseg.network.device import best_precision
 from tests.data.dicom_making import write_series
 from tests.pipeline.models import SHAPE, SPACING, untrained
 
@@ -75,13 +74,19 @@ def test_a_format_for_all(scans: Path, capsys: pytest.CaptureFixture[str], monke
 def test_paces_tile_mirror_and_round_as_they_say(
     scans: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(case, "best_precision", lambda device: "bfloat16")
     precisions = {}
-    for pace, mirrors in (("--fast", False), ("--accurate", True)):
+    for pace, mirrors in (("--fast", False), ("--accurate", True), ("--exact", True), ("--mirror", True)):
         code, out = _run(capsys, monkeypatch, scans / "0.nii.gz", f"out{pace}", pace, "--json")
         assert code == 0
         assert json.loads(out)["mirror"] is mirrors
         precisions[pace] = json.loads(out)["precision"]
-    assert precisions == {"--fast": best_precision(torch.device("cpu")), "--accurate": "float32"}
+    assert precisions == {
+        "--fast": "bfloat16",
+        "--accurate": "float32",
+        "--exact": "float32",
+        "--mirror": "bfloat16",
+    }
     code, out = _run(capsys, monkeypatch, scans / "0.nii.gz", "out--fast", "--skip-existing")
     assert code == 1  # the standard pace must not go on with what the fast one wrote
 

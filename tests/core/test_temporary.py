@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from autoseg.core.artefact import replacing
-from autoseg.core.temporary import remove_abandoned, temporary_prefix
+from autoseg.core.temporary import remove_abandoned, scratch_folder, temporary_prefix
 
 KILLED = """
 import os, signal, sys, tempfile
@@ -46,3 +47,11 @@ def test_everything_else_stays(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_has_nothing_to_remove(tmp_path: Path) -> None:
     remove_abandoned(tmp_path / "absent")
+
+
+def test_a_scratch_folder_is_where_it_is_asked_for_and_gone_after_its_block(tmp_path: Path) -> None:
+    with scratch_folder(tmp_path) as asked, scratch_folder() as usual:
+        (asked / "part").touch()
+        assert (asked.parent, usual.parent) == (tmp_path, Path(tempfile.gettempdir()))
+    assert not asked.exists()
+    assert not usual.exists()

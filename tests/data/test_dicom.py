@@ -12,6 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV
 from autoseg.core.errors import DatasetError
 from autoseg.core.geometry import Geometry
 from autoseg.data import dicom
+from autoseg.data.archive import unpack
 from autoseg.data.dicom import holds_dicom, is_dicom, read_series
 from autoseg.data.image import Image, read_image, write_image
 from tests.data.dicom_making import Change, write_series
@@ -51,13 +52,24 @@ def test_each_slice_has_a_slope_of_its_own(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_series(folder)[0].array[0], expected)
 
 
-def test_a_zip_holds_a_series_anywhere(tmp_path: Path) -> None:
+def test_a_zip_holds_a_series_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_series(tmp_path / "series", VOXELS, GEOMETRY)
     with zipfile.ZipFile(tmp_path / "series.zip", "w") as archive:
         for path in folder.iterdir():
             archive.write(path, f"PATIENT/STUDY/{path.name}")
         archive.writestr("PATIENT/readme.txt", "nothing")
-    image, series = read_series(tmp_path / "series.zip")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    places: list[Path] = []
+
+    def unpack_seen(archive: Path, folder: Path) -> Path:
+        places.append(folder.parent)
+        return unpack(archive, folder)
+
+    monkeypatch.setattr(dicom, "unpack", unpack_seen)
+    image, series = read_series(tmp_path / "series.zip", scratch)
+    assert places == [scratch]
+    assert not list(scratch.iterdir())
     np.testing.assert_array_equal(image.array[0], VOXELS)
     assert len(series.headers) == 6
 

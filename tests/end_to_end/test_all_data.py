@@ -9,8 +9,8 @@ from autoseg.core.errors import PredictionError
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import ALL_DATA, FoldName, Workspace
 from autoseg.data.splits import Splits
-from autoseg.pipeline.prediction import load_model
-from autoseg.pipeline.training import load_split
+from autoseg.pipeline.planning.folds import load_split
+from autoseg.pipeline.prediction.models import load_model
 from autoseg.train.loop import TrainingRequest
 from tests.end_to_end.blobs import write_blobs, write_tiny_rules
 

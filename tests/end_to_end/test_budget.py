@@ -11,7 +11,7 @@ from autoseg import pipeline
 from autoseg.core.errors import PlanError
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import Workspace
-from autoseg.pipeline.schedule import Allocation
+from autoseg.pipeline.budget.schedule import Allocation
 from autoseg.report.run import draw_run
 from tests.end_to_end.blobs import write_blobs, write_tiny_rules
 

@@ -11,7 +11,7 @@ from autoseg.core.workspace import Workspace
 from autoseg.data.image import Image
 from autoseg.data.splits import Splits
 from autoseg.evaluate.scores import Evaluation
-from autoseg.pipeline.prediction import load_model
+from autoseg.pipeline.prediction.models import load_model
 from autoseg.plan.schema import ConfigurationName, ConfigurationPlan, NetworkPlan, Plan
 from autoseg.train.loop import TrainingRequest
 from tests.end_to_end.blobs import write_tiny_rules

@@ -9,7 +9,7 @@ from autoseg.core.progress import Silent
 from autoseg.core.workspace import Workspace
 from autoseg.data.dataset import Dataset
 from autoseg.data.image import read_label
-from autoseg.pipeline.prediction import load_selection
+from autoseg.pipeline.prediction.models import load_selection
 from autoseg.plan.schema import ConfigurationName
 from autoseg.report.run import draw_run
 from autoseg.select.choose import Together

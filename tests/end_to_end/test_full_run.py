@@ -8,7 +8,7 @@ import pytest
 from autoseg import pipeline
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import Workspace
-from autoseg.pipeline.prediction import load_selection
+from autoseg.pipeline.prediction.models import load_selection
 from autoseg.report.run import draw_run
 from autoseg.select.choose import Selection
 from tests.end_to_end.blobs import write_blobs, write_tiny_rules

@@ -68,7 +68,7 @@ from tests.end_to_end.spoiling import (
     zip_with,
 )
 from tests.interop.nnunet_networks import configuration, dataset, plans, write_model
-from tests.pipeline.packable import packable
+from tests.pipeline.packing.packable import packable
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from autoseg.core.workspace import Workspace
 from autoseg.data.image import Image, read_label
 from autoseg.infer.case import Onlooker
 from autoseg.infer.export import Place
-from autoseg.pipeline.prediction import load_model
+from autoseg.pipeline.prediction.models import load_model
 from autoseg.plan.schema import ConfigurationName
 from tests.end_to_end.runs import ImageAndLabel, dice_by_class, tiny_run, write_cases
 

@@ -21,8 +21,8 @@ from autoseg.data.image import Image
 from autoseg.interop.nnunet_models import import_nnunet
 from autoseg.network.checkpoint import load_network
 from autoseg.pipeline import PackRequest, load_predictor, pack
-from autoseg.pipeline.packed_model import read_manifest
-from autoseg.pipeline.prediction import ModelChoice, load_model
+from autoseg.pipeline.packing.packed_model import read_manifest
+from autoseg.pipeline.prediction.models import ModelChoice, load_model
 from autoseg.plan.schema import ConfigurationPlan, InferencePlan, Plan
 from autoseg.preprocess.resample import axis_orders, coarse_axis, resample_array
 from autoseg.train.record import TrainingRecord

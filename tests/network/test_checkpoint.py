@@ -31,7 +31,7 @@ LOAD = """
 import sys
 from pathlib import Path
 from autoseg.network.checkpoint import load_network
-from autoseg.pipeline import prediction
+from autoseg.pipeline.prediction import predict
 from tests.network.plans import network_plan
 
 load_network(Path(sys.argv[1]), network_plan())

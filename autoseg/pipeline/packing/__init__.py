@@ -1,0 +1,1 @@
+"""Models to hand on: which networks, in which file, described how."""

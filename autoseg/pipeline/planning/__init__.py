@@ -1,0 +1,1 @@
+"""Check, fingerprint, plan, preprocessed cases; how fast a device computes a plan."""

@@ -1,0 +1,1 @@
+"""Trained networks of a workspace, and label maps for new scans."""
