@@ -29,8 +29,8 @@ from autoseg.infer.tiles import tiles_along
 from autoseg.network.device import mixed_precision
 from tools.nnunet_subjects import Subject, agreement, subjects_in
 
-WAYS: tuple[tuple[str, ...], ...] = ((), ("--exact",))
-"""Options of `autoseg predict` that are compared."""
+WAYS = {"default": [], "exact": ["--exact"], "fast": ["--fast"], "accurate": ["--accurate"]}
+"""Options of `autoseg predict` that can be compared."""
 
 SAMPLING_S = 0.5
 """Time between two looks at the memory of a command."""
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--models", default="", help="only those whose path contains this")
     parser.add_argument("--cases", type=int, help="scans per model; all if left out")
     parser.add_argument("--runs", type=int, default=1, help="pairs of timed runs")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["default", "exact"], help="of autoseg to predict")
     parser.add_argument("--forward", action="store_true", help="also time the bare forward passes")
     given = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}\n")
@@ -64,31 +65,30 @@ def main() -> None:
 
 def _compare(subject: Subject, given: argparse.Namespace) -> None:
     scratch = subject.place.root.parent
-    rounds = [_timed_round(subject, scratch, given.nnunet_bin) for _ in range(given.runs)]
+    rounds = [_timed_round(subject, scratch, given.ways, given.nnunet_bin) for _ in range(given.runs)]
     *ours, theirs = (
         Run(statistics.median(run.seconds for run in runs), max(run.peak_bytes for run in runs))
         for runs in zip(*rounds, strict=True)
     )
-    for options, run in zip(WAYS, ours, strict=True):
-        _print_row(subject, options, run, theirs)
-    if given.forward:
-        for options, run in zip(WAYS, ours, strict=True):
-            forward_s = _forward_passes_s(subject.predictor(exact=bool(options)), subject.images)
-            ratio = f"autoseg takes {run.seconds / forward_s:.2f} times that"
-            print(f"\nBare forward passes, {_named(options)}: {forward_s:.1f} s; {ratio}.")
+    for way, run in zip(given.ways, ours, strict=True):
+        _print_row(subject, way, run, theirs)
+    if not given.forward:
+        return
+    for way, run in zip(given.ways, ours, strict=True):
+        if way in ("default", "exact"):
+            forward_s = _forward_passes_s(subject.predictor(exact=way == "exact"), subject.images)
+            print(
+                f"\nForward passes, {way}: {forward_s:.1f} s; autoseg takes {run.seconds / forward_s:.2f} times that."
+            )
 
 
-def _named(options: Sequence[str]) -> str:
-    return " ".join(options) or "default"
-
-
-def _print_row(subject: Subject, options: Sequence[str], ours: Run, theirs: Run) -> None:
+def _print_row(subject: Subject, way: str, ours: Run, theirs: Run) -> None:
     scratch = subject.place.root.parent
-    found = agreement(scratch / _output(options), scratch / "theirs")
+    found = agreement(scratch / way, scratch / "theirs")
     cells = (
         subject.name,
         len(list(subject.images.iterdir())),
-        _named(options),
+        way,
         f"{found.num_different} of {found.num_voxels}",
         f"{found.lowest_dice:.4f}",
         f"{ours.seconds:.1f} s",
@@ -100,18 +100,14 @@ def _print_row(subject: Subject, options: Sequence[str], ours: Run, theirs: Run)
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
-def _output(options: Sequence[str]) -> str:
-    return "ours" + "".join(options)
-
-
-def _timed_round(subject: Subject, scratch: Path, nnunet_bin: Path) -> list[Run]:
-    """Return what autoseg takes in each of its ways, and nnU-Net, after writing to `ours...` and `theirs`."""
+def _timed_round(subject: Subject, scratch: Path, ways: Sequence[str], nnunet_bin: Path) -> list[Run]:
+    """Return what autoseg takes in each of its ways, and nnU-Net, after writing to folders of their names."""
     mine = []
-    for options in WAYS:
-        ours = [sys.executable, "-m", "autoseg", "predict", subject.images, scratch / _output(options), *options]
+    for way in ways:
+        ours = [sys.executable, "-m", "autoseg", "predict", subject.images, scratch / way, *WAYS[way]]
         ours += ["--workspace", subject.place.root, "--configuration", subject.configuration, "--device", "cpu"]
         mine.append(_run(ours, os.environ))
-        print(f"{subject.name}: autoseg {_named(options)} {mine[-1].seconds:.1f} s", file=sys.stderr, flush=True)
+        print(f"{subject.name}: autoseg {way} {mine[-1].seconds:.1f} s", file=sys.stderr, flush=True)
     environment = {**os.environ, **{f"nnUNet_{part}": str(scratch) for part in ("raw", "preprocessed", "results")}}
     stages = [_run(command, environment) for command in _nnunet(subject, nnunet_bin, scratch / "theirs")]
     theirs = Run(sum(stage.seconds for stage in stages), max(stage.peak_bytes for stage in stages))

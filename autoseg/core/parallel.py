@@ -48,6 +48,7 @@ def parallel_map(
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     rest = iter(items)
     num_processes = min(num_workers, len(items))
+    others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(num_processes, mp_context=_context(function.__module__), initializer=end_with_parent)
     try:
         for item in rest:
@@ -59,6 +60,9 @@ def parallel_map(
             yield waiting[0][1].result()
             waiting.popleft()
     except BrokenProcessPool:
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()  # One that was starting when another died is forgotten, and waits for ever.
         suspects = [item for item, future in waiting if not _succeeded(future)]
         raise _crash_of(function, suspects, name_of, crash) from None
     finally:

@@ -1,6 +1,8 @@
 import os
 import signal
+import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,24 @@ def test_items_that_kill_only_together_are_named_together(tmp_path: Path) -> Non
     items = [str(tmp_path / name) for name in "abc"]
     with pytest.raises(DatasetError, match=r"/b.*: workers must survive them.*Use fewer workers"):
         list(parallel_map(_die_once, items, 2, str, DatasetError))
+
+
+def test_a_death_while_another_worker_starts_ends_the_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`concurrent.futures` ends the workers it knows when one dies, then waits for one that began meanwhile too."""
+    started: list[BaseProcess] = []
+    start = BaseProcess.start
+
+    def start_second_slowly(process: BaseProcess) -> None:
+        start(process)
+        started.append(process)
+        if len(started) == 2:
+            time.sleep(1.5)
+
+    monkeypatch.setattr(BaseProcess, "start", start_second_slowly)
+    items = [str(tmp_path / name) for name in "abc"]
+    with pytest.raises(DatasetError, match="workers must survive them"):
+        list(parallel_map(_die_once, items, 2, str, DatasetError))
+    assert not any(process.is_alive() for process in started)
 
 
 def test_few_items_are_under_way_at_a_time() -> None:
