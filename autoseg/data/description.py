@@ -67,8 +67,10 @@ def read_description(path: Path) -> Description:
 def _labels(path: Path, declared: object, order: object) -> Labels:
     if not isinstance(declared, dict) or not declared:
         raise DatasetError(f'{path}: labels must be an object like {{"0": "background"}}, got {declared!r}. Repair it.')
-    if any(isinstance(value, list) for value in declared.values()):
+    if any(isinstance(value, list) and len(value) > 1 for value in declared.values()):
         return _regions(path, declared, order)
+    # As in nnU-Net, lists of one value are no regions.
+    declared = {key: entry[0] if isinstance(entry, list) and entry else entry for key, entry in declared.items()}
     is_by_value = all(_integer(key) is not None for key in declared)
     by_value: dict[int, str] = {}
     for key, entry in declared.items():

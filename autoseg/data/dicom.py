@@ -40,6 +40,9 @@ MOST_NAMED = 6
 _MAGIC, _PREAMBLE_BYTES = b"DICM", 128
 _DIRECTORY = "DICOMDIR"
 _NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "SeriesInstanceUID")
+_NUM_VALUES = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2, "Rows": 1, "Columns": 1}
+_GREY_SCALE, _INVERTED, _USUAL = "PhotometricInterpretation", "MONOCHROME1", "MONOCHROME2"
+_FRAMES = "PerFrameFunctionalGroupsSequence"
 _ALIKE_TOLERANCE = 1e-3
 _logger = logging.getLogger(__name__)
 
@@ -58,9 +61,32 @@ class Series:
     headers: tuple["Dataset", ...]
     geometry: Geometry
 
+    @property
+    def is_inverted(self) -> bool:
+        """Whether the lowest values are meant to be shown white (MONOCHROME1); voxels are as stored all the same."""
+        return any(header.get(_GREY_SCALE) == _INVERTED for header in self.headers)
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a path is a folder, as far as this user can see."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
 
 def is_dicom(path: Path) -> bool:
-    """Return whether a file is a DICOM one, by its mark; names say nothing, as slices often have no suffix."""
+    """Return whether a file is a DICOM one, by its mark; names say nothing, as slices often have no suffix.
+
+    Of a file that cannot be read, nobody knows: it counts as none, and whoever reads it as a scan says why.
+    """
+    try:
+        return _has_mark(path)
+    except OSError:
+        return False
+
+
+def _has_mark(path: Path) -> bool:
     if path.name == _DIRECTORY or not path.is_file():
         return False
     with path.open("rb") as stream:
@@ -68,7 +94,11 @@ def is_dicom(path: Path) -> bool:
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Return whether DICOM files lie in a folder itself."""
+    """Return whether DICOM files lie in a folder itself.
+
+    Raises:
+        OSError: If the folder cannot be read.
+    """
     return any(is_dicom(path) for path in folder.iterdir())
 
 
@@ -103,7 +133,7 @@ def read_series(place: Path, scratch: Path | None = None) -> tuple[Image, Series
         _require_one_series(place, slices)
         _require_tags(place, slices)
         ordered, spacing = _sorted_by_position(place, slices)
-        pixels = [read_slice(path) for path, _ in ordered]
+        pixels = [_read_pixels(path, header, scratch) for path, header in ordered]
     first = ordered[0][1]
     geometry = _geometry(first, spacing)
     array = np.stack(pixels, axis=1)
@@ -118,13 +148,22 @@ _Slice = tuple[Path, "Dataset"]
 def _files_of(place: Path, scratch: Path | None) -> Iterator[list[Path]]:
     """Give the DICOM files of a place; those of a zip for as long as the block lasts."""
     if place.is_dir():
-        yield sorted(path for path in place.iterdir() if is_dicom(path))
+        yield sorted(path for path in place.iterdir() if _is_readable_dicom(path))
     elif is_dicom(place):
         yield [place]
     else:
         with scratch_folder(scratch) as folder:
             inside = unpack(place, folder)
             yield sorted(path for path in inside.rglob("*") if is_dicom(path))
+
+
+def _is_readable_dicom(path: Path) -> bool:
+    """Return whether a file of a series' folder is a DICOM one; what cannot be read may be a slice, and is refused."""
+    try:
+        return _has_mark(path)
+    except OSError as error:
+        message = f"every file beside slices must be readable, got: {error.strerror or error}"
+        raise unusable(path, "readable", message, "Correct its permissions, or fetch it again") from None
 
 
 def _read_headers(place: Path, files: Sequence[Path]) -> list[_Slice]:
@@ -164,9 +203,9 @@ def _require_one_series(place: Path, slices: Sequence[_Slice]) -> None:
             "Put each into a folder of its own, and give the folder above as IN",
         )
     for path, header in slices:
-        frames = int(header.get("NumberOfFrames", None) or 1)
-        if frames > 1:
-            message = f"must hold one slice per file, got {frames} frames in {path.name}"
+        frames = str(_stated(header, "NumberOfFrames") or 1).strip()
+        if frames != "1" or _FRAMES in header:
+            message = f"must hold one slice per file, got a multi-frame object ({frames} frames) in {path.name}"
             raise unusable(place, "multi-frame", message, "Convert it to NIfTI, with dcm2niix for example")
 
 
@@ -179,21 +218,55 @@ def _described(found: Sequence["Dataset"]) -> str:
 def _require_tags(place: Path, slices: Sequence[_Slice]) -> None:
     """Refuse slices that lack tags, or differ in size, spacing or direction."""
     for tag in _NEEDED:
-        lacking = [path.name for path, header in slices if header.get(tag) in (None, "")]
+        lacking = [path.name for path, header in slices if _stated(header, tag) in (None, "")]
         if lacking:
             message = f"every slice must state its {tag}, got {len(lacking)} of {len(slices)} without ({lacking[0]})"
             raise unusable(place, "tags", message, "Export the series again with all its tags")
+    for tag, num_values in _NUM_VALUES.items():
+        for path, header in slices:
+            if _numbers(header, tag).shape != (num_values,):
+                message = f"{tag} must be {num_values} finite numbers, got {_stated(header, tag)} in {path.name}"
+                raise unusable(place, "tags", message, "Export the series again with all its tags")
     first_path, first = slices[0]
     for tag in ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient"):
-        expected = np.asarray(first.get(tag), float)
+        expected = _numbers(first, tag)
         for path, header in slices:
-            value = np.asarray(header.get(tag), float)
-            if value.shape != expected.shape or not np.allclose(value, expected, atol=_ALIKE_TOLERANCE):
+            value = _numbers(header, tag)
+            if not np.allclose(value, expected, atol=_ALIKE_TOLERANCE):
                 message = (
                     f"all slices must have one {tag}, got {expected.tolist()} in {first_path.name} and"
                     f" {value.tolist()} in {path.name}"
                 )
                 raise unusable(place, "one-grid", message, "Remove the slices that belong elsewhere, such as scouts")
+    _require_sound_grid(place, first)
+
+
+def _numbers(header: "Dataset", tag: str) -> NDArray[np.float64]:
+    """Return the values of a tag, one axis; none where one of them is no finite number."""
+    try:
+        values = np.atleast_1d(np.asarray(_stated(header, tag), float))
+    except (TypeError, ValueError):
+        return np.empty(0)
+    return values if np.isfinite(values).all() else np.empty(0)
+
+
+def _stated(header: "Dataset", tag: str) -> object:
+    """Return the value of a tag, None where there is none; pydicom reads it only now."""
+    try:
+        return header.get(tag)
+    except (ValueError, TypeError, OverflowError) as error:
+        return f"a value that cannot be read ({error})"
+
+
+def _require_sound_grid(place: Path, header: "Dataset") -> None:
+    """Refuse a spacing that is not above zero, and directions that are not at right angles."""
+    if not (_numbers(header, "PixelSpacing") > 0).all():
+        message = f"PixelSpacing must be above zero, got {header.PixelSpacing}"
+        raise unusable(place, "spacing", message, "Export the series again with its true spacing")
+    axes = np.stack(_axes(header))
+    if not np.allclose(axes @ axes.T, np.eye(2), atol=_ALIKE_TOLERANCE):
+        message = f"ImageOrientationPatient must be two directions at right angles, got {axes.ravel().tolist()}"
+        raise unusable(place, "direction", message, "Export the series again, or resample it and give it as NIfTI")
 
 
 def _sorted_by_position(place: Path, slices: Sequence[_Slice]) -> tuple[list[_Slice], float]:
@@ -236,9 +309,33 @@ def _uneven(before: Path, after: Path, distance: float, usual: float) -> tuple[s
     return None
 
 
+def _read_pixels(path: Path, header: "Dataset", scratch: Path | None) -> NDArray[np.float32]:
+    """Return the rescaled voxels of a slice, (C, Y, X), the same however they are meant to be shown.
+
+    GDCM inverts MONOCHROME1 before it rescales, which makes other values of them; it is given a copy that does not ask
+    for that.
+
+    Source:
+        DICOM PS3.3 C.7.6.3.1.2: the photometric interpretation is about display, after all transformations of values.
+    """
+    if header.get(_GREY_SCALE) != _INVERTED:
+        return read_slice(path)
+    import pydicom
+
+    with scratch_folder(scratch) as folder:
+        copied = pydicom.dcmread(path)
+        copied[_GREY_SCALE].value = _USUAL
+        copied.save_as(folder / path.name)
+        return read_slice(folder / path.name)
+
+
 def _stated_thickness(header: "Dataset") -> float:
-    stated = header.get("SpacingBetweenSlices", None) or header.get("SliceThickness", None)
-    return float(stated) if stated else 1.0
+    """Return the thickness of a lone slice in mm, 1 where none is stated; some scanners count downwards, below zero."""
+    for tag in ("SpacingBetweenSlices", "SliceThickness"):
+        stated = np.abs(_numbers(header, tag))
+        if stated.shape == (1,) and stated[0] > 0:
+            return float(stated[0])
+    return 1.0
 
 
 def _axes(header: "Dataset") -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -183,25 +183,32 @@ def write_label(path: Path, label: LabelImage) -> None:
     """Write a label map on exactly its grid, whole or not at all; a 2D one is written with two axes.
 
     Args:
-        path: NIfTI, NRRD, MHA, PNG or TIFF, by suffix.
+        path: NIfTI, NRRD, MHA, PNG or TIFF, by suffix; the last two hold no grid.
         label: Written with the integer type of its array.
 
     Raises:
         ValueError: If the format cannot hold the array's type or number of slices, or is not for label maps.
     """
+    array = label.array
+    require_storable(path, array.dtype, array.shape[0], label.geometry)
+    is_flat = label.geometry.dimensions == 2 or image_suffix(path) == ".png"
+    _write(path, sitk.GetImageFromArray(array[0] if is_flat else array), label.geometry)
+
+
+def require_storable(path: Path, dtype: np.dtype[np.generic], num_slices: int, geometry: Geometry) -> None:
+    """Make sure that the format of a path can hold a label map of this type and number of slices, on this grid.
+
+    Raises:
+        ValueError: If it cannot, or is not for label maps.
+    """
     suffix = image_suffix(path)
     if suffix in (None, ".mhd", ".bmp", *LOSSY_SUFFIXES):
         raise ValueError(f"{path.name}: suffix must be .nii.gz, .nii, .nrrd, .mha, .png or .tif, got {path.suffix!r}")
-    array = label.array
     allowed = _DTYPES_BY_SUFFIX.get(suffix or "")
-    if allowed and array.dtype.name not in allowed:
-        raise ValueError(
-            f"{path.name}: type must be one of {allowed}, got {array.dtype}. Write .nii.gz, .nrrd or .mha."
-        )
-    is_flat = label.geometry.dimensions == 2 or suffix == ".png"
-    if is_flat and array.shape[0] != 1:
-        raise ValueError(f"{path.name}: a 2D file must get one slice, got {array.shape[0]}. Write .nii.gz or .tif.")
-    _write(path, sitk.GetImageFromArray(array[0] if is_flat else array), label.geometry)
+    if allowed and dtype.name not in allowed:
+        raise ValueError(f"{path.name}: type must be one of {allowed}, got {dtype}. Write .nii.gz, .nrrd or .mha.")
+    if num_slices != 1 and (geometry.dimensions == 2 or suffix == ".png"):
+        raise ValueError(f"{path.name}: a 2D file must get one slice, got {num_slices}. Write .nii.gz or .tif.")
 
 
 def write_image(path: Path, image: Image) -> None:
@@ -248,9 +255,11 @@ def label_counts(array: NDArray[np.integer]) -> dict[int, int]:
 
 def _write(path: Path, image: sitk.Image, geometry: Geometry) -> None:
     axes = image.GetDimension()
-    image.SetSpacing(geometry.spacing[::-1][:axes])
-    image.SetOrigin(geometry.origin[:axes])
-    image.SetDirection(np.reshape(geometry.direction, (3, 3))[:axes, :axes].ravel().tolist())
+    # Pictures have no place for a grid, and a slice across the patient no direction with two axes.
+    if image_suffix(path) not in PICTURE_SUFFIXES:
+        image.SetSpacing(geometry.spacing[::-1][:axes])
+        image.SetOrigin(geometry.origin[:axes])
+        image.SetDirection(np.reshape(geometry.direction, (3, 3))[:axes, :axes].ravel().tolist())
     with replacing(path) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
 

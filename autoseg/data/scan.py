@@ -1,10 +1,10 @@
 """Scans from whatever files hold them: images, or DICOM series as folder, zip or file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from autoseg.data.dicom import Series, is_dicom, read_series
+from autoseg.data.dicom import Series, is_dicom, is_folder, read_series
 from autoseg.data.image import Image, image_suffix, joined_channels, read_image, require_one_grid
 
 
@@ -15,15 +15,17 @@ class FoundScan:
     Attributes:
         image: Its voxels.
         series: The DICOM series of its first channel; None where that is an image file.
+        warnings: What its files say of themselves that deserves a look, a sentence each by what it is about.
     """
 
     image: Image
     series: Series | None = None
+    warnings: dict[str, str] = field(default_factory=dict)
 
 
 def is_series(path: Path) -> bool:
     """Return whether a path stands for a DICOM series: a folder, a zip or a DICOM file."""
-    return path.is_dir() or path.suffix.lower() == ".zip" or (image_suffix(path) is None and is_dicom(path))
+    return is_folder(path) or path.suffix.lower() == ".zip" or (image_suffix(path) is None and is_dicom(path))
 
 
 def read_scan(paths: Sequence[Path], scratch: Path | None = None) -> FoundScan:
@@ -43,4 +45,14 @@ def read_scan(paths: Sequence[Path], scratch: Path | None = None) -> FoundScan:
     ]
     for path, part in zip(paths, found, strict=True):
         require_one_grid(path, part.image, paths[0], found[0].image)
-    return FoundScan(joined_channels([part.image for part in found]), found[0].series)
+    inverted = [str(path) for path, part in zip(paths, found, strict=True) if part.series and part.series.is_inverted]
+    return FoundScan(joined_channels([part.image for part in found]), found[0].series, _inversion(inverted))
+
+
+def _inversion(places: Sequence[str]) -> dict[str, str]:
+    if not places:
+        return {}
+    return {
+        "grey scale": f"{', '.join(places)} is MONOCHROME1: low values are meant to be shown bright. They are taken as"
+        " stored; training images that were inverted for display do not match them"
+    }

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from autoseg.core.errors import PredictionError
-from autoseg.data.dicom import holds_dicom, is_dicom
+from autoseg.data.dicom import holds_dicom, is_folder
 from autoseg.data.image import IMAGE_SUFFIXES, case_stem, image_suffix
 
 CASE_COLUMN, IMAGE_COLUMN, OUTPUT_COLUMN = "case", "image", "output"
 """Columns of a table of cases, besides one per channel; `image` stands for all channels in one file."""
+
+RECORD_NAME = "predictions.json"
+"""Of the file that says what became of the scans of a folder; what lies beside it are results, not scans."""
 
 _NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
@@ -40,7 +43,8 @@ def find_scan_files(source: Path, channels: Sequence[str], *, recursive: bool = 
 
     In a folder, each image file is a scan, except that files whose names differ in the channel alone are one scan:
     `..._0000` and `..._0001`, or for a model of several channels also `..._T1` and `..._flair`, after the names of its
-    channels, in small letters or large. A folder that holds DICOM slices is a scan, and so is a zip.
+    channels, in small letters or large. A folder that holds DICOM slices is a scan, whatever else it holds, and so is a
+    zip. Folders of earlier results below it are left out.
 
     Args:
         source: A file, a folder, or a `.csv`.
@@ -51,16 +55,20 @@ def find_scan_files(source: Path, channels: Sequence[str], *, recursive: bool = 
     Raises:
         PredictionError: If there is none, or the table breaks its form.
     """
-    if source.suffix.lower() == ".csv" and source.is_file():
+    try:
+        is_file, is_there = source.is_file(), source.exists()
+    except OSError as error:
+        raise PredictionError(
+            f"{source}: must be readable, got: {error.strerror or error}. Correct the permissions."
+        ) from None
+    if is_file and source.suffix.lower() == ".csv":
         return read_case_table(source, channels)
-    if source.is_file():
+    if is_file:
         return [ScanFiles(scan_stem(source), (source,))]
-    if not source.is_dir():
+    if not is_there:
         raise PredictionError(
             f"{source}: a scan, a folder of scans or a .csv of cases must be there, found none. Correct the path."
         )
-    if holds_dicom(source):
-        return [ScanFiles(source.resolve().name, (source,))]
     found = list(_in_folder(source, source, channels, recursive=recursive))
     if not found:
         deeper = "" if recursive else " --recursive looks into its folders too."
@@ -73,7 +81,7 @@ def find_scan_files(source: Path, channels: Sequence[str], *, recursive: bool = 
 
 def scan_stem(path: Path) -> str:
     """Return the name of a scan's file without the suffix of its format; that of a folder as it is."""
-    if path.is_dir():
+    if is_folder(path):
         return path.name
     return case_stem(path) if image_suffix(path) or path.suffix.lower() in (_ARCHIVE, ".dcm") else path.name
 
@@ -122,23 +130,44 @@ def _from_row(
     if "" in cells:
         lacking = ", ".join(column for column, cell in zip(image_columns, cells, strict=True) if not cell)
         problem = f"{path}: case {name} must have a file in each column, got none in {lacking}. Fill it in."
-    elif PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+    elif _leaves(name):
         problem = f"{path}: case {name} must have a name that stays inside OUT, got a path out of it. Rename it."
+    elif _leaves(output):
+        problem = f"{path}: case {name} must have an output inside OUT, got {output}. Correct it."
     return ScanFiles(name, images, Path(output) if output else None, problem)
+
+
+def _leaves(name: str) -> bool:
+    """Return whether a path leads out of the folder that it is relative to."""
+    return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
 
 
 def _in_folder(folder: Path, root: Path, channels: Sequence[str], *, recursive: bool) -> Iterator[ScanFiles]:
     """Give the scans in a folder and, as asked, below it; hidden files and folders are none."""
-    within = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
-    prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
-    yield from _grouped([path for path in within if path.is_file() and image_suffix(path)], prefix, channels)
-    for path in within:
-        if path.is_dir() and holds_dicom(path):
-            yield ScanFiles(f"{prefix}{path.name}", (path,))
-        elif path.is_dir() and recursive:
-            yield from _in_folder(path, root, channels, recursive=True)
-        elif path.suffix.lower() == _ARCHIVE or (folder == root and path.suffix.lower() == ".dcm" and is_dicom(path)):
+    name = root.resolve().name if folder == root else folder.relative_to(root).as_posix()
+    try:
+        within = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
+        folders = {path for path in within if path.is_dir()}
+        is_series = holds_dicom(folder)
+    except OSError as error:
+        problem = f"{folder}: must be readable, got: {error.strerror or error}. Correct its permissions, or remove it."
+        yield ScanFiles(name, (folder,), None, problem)
+        return
+    has_results = folder / RECORD_NAME in within
+    if has_results and folder != root:
+        return
+    if is_series and not has_results:
+        yield ScanFiles(name, (folder,))
+    if folder != root and not recursive:
+        return
+    prefix = "" if folder == root else f"{name}/"
+    files = [path for path in within if path not in folders]
+    yield from _grouped([path for path in files if image_suffix(path)], prefix, channels)
+    for path in files:
+        if path.suffix.lower() == _ARCHIVE:
             yield ScanFiles(f"{prefix}{scan_stem(path)}", (path,))
+    for path in sorted(folders):
+        yield from _in_folder(path, root, channels, recursive=recursive)
 
 
 def _grouped(files: Sequence[Path], prefix: str, channels: Sequence[str]) -> Iterator[ScanFiles]:

@@ -1,18 +1,35 @@
 """Files and datasets that the tests of `autoseg.data` make for themselves."""
 
+import errno
 import gzip
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
 OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
 SHAPE = (4, 6, 5)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let files and folders of a name be as those are that this user may not read; modes do not keep out root."""
+
+    def refusing(method: Callable[..., object]) -> Callable[..., object]:
+        def called(path: Path, *arguments: object, **options: object) -> object:
+            if path.name == name:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return method(path, *arguments, **options)
+
+        return called
+
+    for method in ("open", "iterdir"):
+        monkeypatch.setattr(Path, method, refusing(getattr(Path, method)))
 
 
 def scan(number: int = 0, shape: Sequence[int] = SHAPE, dtype: str = "float32") -> NDArray[Any]:

@@ -119,6 +119,12 @@ def test_label_values_may_be_any_integers(tmp_path: Path) -> None:
     assert dataset.labels.values == (0, -3, 700)
 
 
+def test_lists_of_one_value_are_no_regions(tmp_path: Path) -> None:
+    """As in nnU-Net, which asks for no order of painting then."""
+    labels = opened(decathlon(tmp_path, labels={"background": 0, "liver": [1], "tumour": 2})).labels
+    assert ([entry.name for entry in labels.foreground], labels.regions) == (["liver", "tumour"], ())
+
+
 def test_regions_are_read_as_nnunet_declares_them(tmp_path: Path) -> None:
     declared = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
     labels = opened(decathlon(tmp_path, labels=declared, regions_class_order=[1, 2])).labels

@@ -15,8 +15,9 @@ from autoseg.data import dicom
 from autoseg.data.archive import unpack
 from autoseg.data.dicom import holds_dicom, is_dicom, read_series
 from autoseg.data.image import Image, read_image, write_image
+from autoseg.data.scan import read_scan
 from tests.data.dicom_making import Change, write_series
-from tests.data.making import OBLIQUE
+from tests.data.making import OBLIQUE, forbid
 
 GEOMETRY = Geometry(spacing=(2.5, 1.25, 1.5), origin=(10.0, -20.0, 5.0), direction=OBLIQUE)
 VOXELS = np.random.default_rng(0).integers(-200, 900, (6, 12, 11)).astype(np.int16)
@@ -74,11 +75,48 @@ def test_a_zip_holds_a_series_anywhere(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(series.headers) == 6
 
 
+def _every(tag: str, value: object) -> Change:
+    return lambda _number, header: setattr(header, tag, value)
+
+
 def test_one_slice_is_a_scan(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "series", VOXELS[:1], GEOMETRY)
     image, _ = read_series(next(folder.iterdir()))
     np.testing.assert_array_equal(image.array[0], VOXELS[:1])
     assert image.geometry.spacing == (2.5, 1.25, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "thickness"),
+    [(_every("SpacingBetweenSlices", -3.5), 3.5), (_every("SliceThickness", None), 1.0)],
+)
+def test_a_lone_slice_has_a_thickness(tmp_path: Path, change: Change, thickness: float) -> None:
+    """Some scanners count it downwards."""
+    folder = write_series(tmp_path / "series", VOXELS[:1], GEOMETRY, change=change)
+    assert read_series(folder)[0].geometry.spacing == (thickness, 1.25, 1.5)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
+def test_inverted_grey_scales_are_named_and_read_as_stored(tmp_path: Path, syntax: pydicom.uid.UID) -> None:
+    """GDCM would turn them round, within the range of the stored type, before it rescales them."""
+    inverted = _every("PhotometricInterpretation", "MONOCHROME1")
+    folder = write_series(tmp_path / "inverted", VOXELS, GEOMETRY, rescale=(0.5, 10), change=inverted, syntax=syntax)
+    plain = write_series(tmp_path / "plain", VOXELS, GEOMETRY, rescale=(0.5, 10))
+    found, usual = read_scan([folder]), read_scan([plain])
+    np.testing.assert_array_equal(found.image.array[0], VOXELS * np.float32(0.5) + 10)
+    np.testing.assert_array_equal(found.image.array, usual.image.array)
+    assert "is MONOCHROME1: low values are meant to be shown bright" in found.warnings["grey scale"]
+    assert usual.warnings == {}
+
+
+def test_a_file_that_cannot_be_read_may_be_a_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside slices it is refused, as a scan must not lose its last one in silence; elsewhere it is no DICOM file."""
+    folder = write_series(tmp_path / "series", VOXELS, GEOMETRY)
+    forbid(monkeypatch, "038")
+    assert not is_dicom(folder / "038")
+    assert holds_dicom(folder)
+    with pytest.raises(DatasetError, match="038: every file beside slices must be readable, got: Permission denied"):
+        read_series(folder)
 
 
 def test_what_has_no_voxels_is_left_out(tmp_path: Path) -> None:
@@ -114,7 +152,16 @@ def _shear(number: int, header: Dataset) -> None:
         (_set("PixelSpacing", [3, 3]), "all slices must have one PixelSpacing"),
         (_set("ImageOrientationPatient", [1, 0, 0, 0, 0, 1]), "all slices must have one ImageOrientationPatient"),
         (_set("SeriesInstanceUID", "1.2.3"), "must hold one series, got 2: series 4 T1 axial .5 files.*folder of its"),
-        (_set("NumberOfFrames", 3), "must hold one slice per file, got 3 frames"),
+        (_set("NumberOfFrames", 3), r"must hold one slice per file, got a multi-frame object \(3 frames\)"),
+        (_set("PerFrameFunctionalGroupsSequence", []), r"got a multi-frame object \(1 frames\) in 017"),
+        (_set("PixelSpacing", 1.25), "PixelSpacing must be 2 finite numbers, got 1.25 in 017"),
+        (
+            _set("ImagePositionPatient", [10, -20]),
+            r"ImagePositionPatient must be 3 finite numbers, got \[10.0, -20.0\]",
+        ),
+        (_set("ImageOrientationPatient", [1, 0, 0, 0, 1]), "ImageOrientationPatient must be 6 finite numbers"),
+        (_every("PixelSpacing", [0, 0]), r"PixelSpacing must be above zero, got \[0.0, 0.0\]. Export"),
+        (_every("ImageOrientationPatient", [1, 0, 0, 1, 0, 0]), "must be two directions at right angles"),
         (_set("ImagePositionPatient", [10, -20, 5]), "slices must lie at different places"),
         (_set("ImagePositionPatient", [10, -20, 10.4]), "slices must lie 2.5 mm apart, got 2.9 mm between"),
         (_shear, "a tilted gantry"),

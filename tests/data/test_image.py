@@ -118,6 +118,17 @@ def test_labels_come_back_from_pictures(tmp_path: Path, suffix: str, dtype: str)
     assert back.geometry == PICTURE
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("direction", [(0, 0, -1, 1, 0, 0, 0, -1, 0), (1, 0, 0, 0, 0, 1, 0, -1, 0)])
+def test_a_slice_across_the_patient_becomes_a_picture(
+    tmp_path: Path, suffix: str, direction: tuple[float, ...]
+) -> None:
+    """Sagittal and coronal: two axes of their directions are none."""
+    geometry = Geometry(spacing=(3.0, 1.25, 1.5), direction=direction)
+    write_label(tmp_path / f"slice{suffix}", LabelImage(label_map((1, 6, 5), (0, 3)), geometry))
+    np.testing.assert_array_equal(read_label(tmp_path / f"slice{suffix}").array, label_map((1, 6, 5), (0, 3)))
+
+
 def test_a_tiff_of_several_pages_is_a_volume(tmp_path: Path) -> None:
     path = tmp_path / "pages.tif"
     write_label(path, LabelImage(label_map(), Geometry(spacing=(1.0, 1.0, 1.0))))

@@ -7,8 +7,10 @@ from autoseg.core.errors import PredictionError
 from autoseg.core.geometry import Geometry
 from autoseg.data.scan_files import find_scan_files, split_channel
 from tests.data.dicom_making import write_series
+from tests.data.making import forbid
 
 ONE, TWO = ("CT",), ("T1 gd", "FLAIR")
+REMEDY = "Correct its permissions, or remove it."
 
 
 def _touch(folder: Path, *names: str) -> Path:
@@ -86,6 +88,61 @@ def test_folders_and_zips_of_dicom_are_scans(tmp_path: Path) -> None:
     shallow = {"first": ["first"], "third": ["third.zip"], "fourth": ["fourth.nii.gz"]}
     assert _found(tmp_path / "in") == shallow
     assert _found(tmp_path / "in", recursive=True) == {**shallow, "study/second": ["second"]}
+
+
+def test_slices_beside_images_are_one_scan_more(tmp_path: Path) -> None:
+    """A stray DICOM file takes nothing away, neither in the folder searched nor in those below."""
+    for place in (tmp_path / "in", tmp_path / "in" / "ward"):
+        _write_dicom(place)
+        _touch(place, "a.nii.gz", "zipped.zip")
+    _write_dicom(tmp_path / "in" / "ward" / "deep")
+    assert _found(tmp_path / "in") == {"a": ["a.nii.gz"], "in": ["in"], "ward": ["ward"], "zipped": ["zipped.zip"]}
+    assert _found(tmp_path / "in", recursive=True) == {
+        "a": ["a.nii.gz"],
+        "in": ["in"],
+        "ward": ["ward"],
+        "ward/a": ["a.nii.gz"],
+        "ward/deep": ["deep"],
+        "ward/zipped": ["zipped.zip"],
+        "zipped": ["zipped.zip"],
+    }
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+def test_earlier_results_are_no_scans(tmp_path: Path, recursive: bool) -> None:
+    """They hold DICOM objects and label maps, below IN or in folders of their own."""
+    _write_dicom(tmp_path / "series")
+    _write_dicom(tmp_path / "out")
+    _touch(tmp_path / "out", "predictions.json", "a.nii.gz", "ward/b.nii.gz")
+    assert _found(tmp_path, recursive=recursive) == {"series": ["series"]}
+    assert "out" not in _found(tmp_path / "out")
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+def test_a_folder_that_cannot_be_read_is_a_problem_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recursive: bool
+) -> None:
+    _touch(tmp_path, "a.nii.gz", "secret/b.nii.gz")
+    forbid(monkeypatch, "secret")
+    first, second = find_scan_files(tmp_path, ONE, recursive=recursive)
+    assert (first.name, first.problem) == ("a", None)
+    assert second.problem == f"{tmp_path / 'secret'}: must be readable, got: Permission denied. {REMEDY}"
+
+
+def test_a_file_that_cannot_be_read_keeps_no_other_from_being_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _touch(tmp_path, "a.nii.gz", "b.nii.gz", "notes")
+    forbid(monkeypatch, "a.nii.gz")
+    assert _found(tmp_path) == {"a": ["a.nii.gz"], "b": ["b.nii.gz"]}
+
+
+@pytest.mark.parametrize("output", ["../mask.nii.gz", "/mask.nii.gz", "deep/../../mask.nii.gz"])
+def test_an_output_of_a_table_stays_inside_out(tmp_path: Path, output: str) -> None:
+    table = tmp_path / "cases.csv"
+    table.write_text(f"image,output\na.nii.gz,{output}\n")
+    (scan,) = find_scan_files(table, ONE)
+    assert scan.problem == f"{table}: case a must have an output inside OUT, got {output}. Correct it."
 
 
 def test_a_table_names_channels_outputs_and_problems(tmp_path: Path) -> None:
