@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,8 @@ from autoseg.data.image import LabelImage
 from autoseg.data.scan import read_scan
 from autoseg.infer.case import Onlooker
 from autoseg.infer.maps import NO_EXTRAS, Extras, extra_paths, observing, write_disagreement
-from autoseg.infer.outcome import FORESEEN, Outcome, Scan, failure, volumes_ml
-from autoseg.infer.output import output_stem, write_output
+from autoseg.infer.outcome import Outcome, Scan, failure, volumes_ml
+from autoseg.infer.output import output_stem, require_writable, write_output
 from autoseg.infer.predictor import Segments
 from autoseg.infer.unlike import unlike_result, unlike_scan
 from autoseg.preprocess.case import Prepared
@@ -109,10 +109,12 @@ class _Batch:
         stopwatch, predictor = Stopwatch(), self.predictor
         with stopwatch.measure("read"):
             found = read_scan(scan.images, predictor.settings.scratch)
+        require_writable(scan.output, found, predictor.model.plan.labels)
         with stopwatch.measure("prepare"):
             prepared = predictor.prepare(found.image, str(scan.images[0]))
-            warnings = {} if predictor.familiar is None else unlike_scan(found.image, predictor.familiar)
-        return _Read(prepared, found.series, warnings, stopwatch)
+            familiar = predictor.familiar
+            unlike = {} if familiar is None else unlike_scan(found.image, prepared, familiar)
+        return _Read(prepared, found.series, {**found.warnings, **unlike}, stopwatch)
 
     def segment(self, upcoming: Future[_Read], scan: Scan) -> _Segmented | Outcome:
         """Return the label map, its extras written; or the outcome of a scan that has none."""
@@ -125,7 +127,7 @@ class _Batch:
 
         try:
             return self._segmented(upcoming.result(), scan, report)
-        except FORESEEN as error:
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a scan, the others go on
             return _failed(scan, error)
         finally:
             self.task.advance(1 - advanced, scan=scan.images[0].name)
@@ -167,15 +169,18 @@ class _Batch:
         return outcome
 
     def _written(self, scan: Scan, segmented: _Segmented) -> Outcome:
-        predictor, stopwatch = self.predictor, segmented.stopwatch
-        labels = predictor.model.plan.labels
+        familiar, stopwatch = self.predictor.familiar, segmented.stopwatch
+        labels = self.predictor.model.plan.labels
         try:
             with stopwatch.measure("write"):
                 volumes = volumes_ml(segmented.label, labels)
+                further = {} if familiar is None else unlike_result(volumes, familiar)
                 write_output(scan.output, segmented.label, labels, segmented.series)
-        except FORESEEN as error:
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a scan, the others go on
+            for path in segmented.outcome.further.values():
+                with suppress(OSError):
+                    path.unlink()
             return _failed(scan, error)
-        further = {} if predictor.familiar is None else unlike_result(volumes, predictor.familiar)
         return segmented.outcome.model_copy(
             update={
                 "volumes_ml": volumes,
@@ -207,6 +212,6 @@ def _noted() -> Iterator[list[str]]:
         logger.removeHandler(handler)
 
 
-def _failed(scan: Scan, error: BaseException) -> Outcome:
+def _failed(scan: Scan, error: Exception) -> Outcome:
     _logger.debug("%s failed", scan.images[0], exc_info=error)
     return Outcome(image=scan.images[0], error=failure(scan, error))

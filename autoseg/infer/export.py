@@ -69,7 +69,7 @@ def decide_classes(
         observe: Is shown every part, each once.
 
     Raises:
-        FloatingPointError: If a logit is not a number.
+        FloatingPointError: If a logit is not a finite number.
     """
     axes = [_AxisMap.between(*sizes) for sizes in zip(stored, shape, orders, strict=True)]
     is_convex = max(orders) <= 1
@@ -212,12 +212,10 @@ def _winners(
     Interpolation by weights that are positive and sum to one cannot leave the range of the voxels, so that a class
     whose highest logit is below the lowest of another has lost without being resampled.
     """
+    lowest, highest = _finite_range(logits)
     candidates = torch.arange(len(logits), device=logits.device)
     if is_convex:
-        voxels = logits.flatten(1)
-        candidates = candidates[voxels.amax(dim=1) >= voxels.amin(dim=1).max()]
-        if len(candidates) == 0:
-            raise FloatingPointError("logits must be numbers, got NaN")
+        candidates = candidates[highest >= lowest.max()]
         if len(candidates) == 1:
             return int(candidates)
     contenders = _resampled(logits[candidates], matrices)
@@ -229,14 +227,27 @@ def _painted(
     logits: Tensor, matrices: Sequence[NDArray[np.float32] | None], painted: Sequence[int]
 ) -> NDArray[np.integer]:
     """Return the class of every voxel of a block: that of the last region with a logit above zero, else background."""
+    _finite_range(logits)
     resampled = _resampled(logits, matrices)
-    if resampled.isnan().any():
-        raise FloatingPointError("logits must be numbers, got NaN")
     classes = torch.zeros(resampled.shape[1:], dtype=torch.int64, device=logits.device)
     for region, value in zip(resampled, painted, strict=True):
         classes[region > 0] = value
     found: NDArray[np.integer] = classes.cpu().numpy()
     return found
+
+
+def _finite_range(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the lowest and the highest logit of each output of a block.
+
+    Raises:
+        FloatingPointError: If one is not a finite number: resampling would spread it, and a class win by it.
+    """
+    voxels = logits.flatten(1)
+    lowest, highest = voxels.amin(dim=1), voxels.amax(dim=1)
+    # Infinity less infinity is NaN as well, and NaN less anything.
+    if not (highest - lowest).isfinite().all():
+        raise FloatingPointError("logits must be finite numbers, got infinity or NaN")
+    return lowest, highest
 
 
 def _resampled(logits: Tensor, matrices: Sequence[NDArray[np.float32] | None]) -> Tensor:

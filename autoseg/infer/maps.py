@@ -45,6 +45,11 @@ class Extras:
     save_probabilities: bool = False
     uncertainty: tuple[Uncertainty, ...] = ()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each of them is."""
+        return (*(("probabilities",) if self.save_probabilities else ()), *self.uncertainty)
+
 
 NO_EXTRAS = Extras()
 """The label map alone."""

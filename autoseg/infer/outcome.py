@@ -13,7 +13,7 @@ from autoseg.core.workspace import FoldName
 from autoseg.data.image import LabelImage, label_counts
 
 FORESEEN = (AutosegError, OSError, ValueError, RuntimeError, MemoryError)
-"""What a scan, a disk or a full memory can raise; the last three also through torch and SimpleITK."""
+"""What a scan, a disk or a full memory can raise, through torch and SimpleITK too; others are errors of the program."""
 
 MM3_PER_ML = 1000.0
 
@@ -73,11 +73,15 @@ class Predictions(Artefact):
         device, precision: What computed.
         mirror: Whether mirrored scans were averaged.
         cases: In the order in which they were done.
+        written: Label maps beside this file that these networks and settings made, in this call or an earlier one, by
+            name; with the extras that they made for each.
+        unwritten: Names of label maps that were to be made and are not: their scans failed, or the call was broken off.
+            What lies there may come from other networks or settings.
     """
 
-    current_version: ClassVar[int] = 2
+    current_version: ClassVar[int] = 3
 
-    schema_version: int = 2
+    schema_version: int = 3
     dataset: str
     configuration: str
     folds: tuple[FoldName, ...]
@@ -85,17 +89,21 @@ class Predictions(Artefact):
     precision: str
     mirror: bool
     cases: tuple[Outcome, ...]
+    written: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    unwritten: tuple[str, ...] = ()
 
 
 def failure(scan: Scan, error: BaseException) -> str:
     """Return why a scan has no label map, in a sentence with a remedy."""
     if isinstance(error, AutosegError):
         return str(error)
-    reason = " ".join(str(error).split()) or "no more memory"
-    return (
-        f"{scan.images[0]}: must be segmented and written, got {type(error).__name__}: {reason}."
-        " Check the file, and the space in memory and on the disk."
+    reason = " ".join(str(error).split()) or ("no more memory" if isinstance(error, MemoryError) else "no reason")
+    remedy = (
+        "Check the file, and the space in memory and on the disk"
+        if isinstance(error, FORESEEN)
+        else "This is an error of autoseg: report it, with what --debug shows"
     )
+    return f"{scan.images[0]}: must be segmented and written, got {type(error).__name__}: {reason}. {remedy}."
 
 
 def volumes_ml(label: LabelImage, labels: Labels) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Where label maps go, in which format, and how they are written."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -9,8 +10,16 @@ from autoseg.core.errors import PredictionError
 from autoseg.core.labels import Labels
 from autoseg.data.dicom import Series
 from autoseg.data.dicom_seg import SEG_SUFFIX, write_dicom_seg
-from autoseg.data.image import NIFTI_SUFFIXES, PICTURE_SUFFIXES, LabelImage, case_stem, write_label
-from autoseg.data.scan import is_series
+from autoseg.data.image import (
+    NIFTI_SUFFIXES,
+    PICTURE_SUFFIXES,
+    LabelImage,
+    case_stem,
+    image_suffix,
+    require_storable,
+    write_label,
+)
+from autoseg.data.scan import FoundScan, is_series
 from autoseg.data.scan_files import scan_stem
 
 OutputFormat = Literal["nifti", "nrrd", "mha", "png", "tiff", "dicom-seg"]
@@ -23,6 +32,16 @@ SUFFIXES: dict[OutputFormat, str] = {
     "tiff": ".tif",
     "dicom-seg": SEG_SUFFIX,
 }
+
+
+_ALSO: dict[str, str] = {".nii": ".nii.gz", ".tiff": ".tif"}
+"""Suffixes that mean the format of another."""
+
+
+def format_of(path: Path) -> OutputFormat | None:
+    """Return the format that a file's suffix names; None if it names none that label maps can have."""
+    suffix = SEG_SUFFIX if path.name.lower().endswith(SEG_SUFFIX) else image_suffix(path)
+    return next((name for name, own in SUFFIXES.items() if own == _ALSO.get(suffix or "", suffix)), None)
 
 
 def output_path(image: Path, folder: Path, labels: Labels) -> Path:
@@ -55,6 +74,49 @@ def output_stem(path: Path) -> str:
     return path.name.removesuffix(SEG_SUFFIX) if path.name.endswith(SEG_SUFFIX) else case_stem(path)
 
 
+def require_apart(outputs: Iterable[Path], images: Iterable[Path]) -> None:
+    """Refuse files to be written that would replace a scan, under whatever name, or lie among the slices of a series.
+
+    Args:
+        outputs: To be written.
+        images: Files of the scans, and folders of series.
+
+    Raises:
+        PredictionError: If there is one.
+    """
+    taken = {found for path in images if (found := _identity(path)) is not None}
+    for path in outputs:
+        if _identity(path) in taken or _identity(path.parent) in taken:
+            raise PredictionError(
+                f"{path}: OUT must neither replace a scan nor lie among its slices, got a place that does. Name another"
+                " folder."
+            )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what is the same for all names of a file or folder; None if there is none, or none to be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def require_writable(path: Path, found: FoundScan, labels: Labels) -> None:
+    """Refuse an output that cannot hold the label map of a scan, before the networks have worked for it.
+
+    Raises:
+        PredictionError: If the suffix names no format for label maps, or one without place for this scan or its labels.
+    """
+    if path.name.endswith(SEG_SUFFIX):
+        _require_series(path, found.series)
+        return
+    try:
+        require_storable(path, labels.dtype, found.image.array.shape[1], found.image.geometry)
+    except ValueError as error:
+        raise PredictionError(f"{path}: must be able to hold the label map, got {error}") from None
+
+
 def write_output(path: Path, label: LabelImage, labels: Labels, series: Series | None) -> None:
     """Write a label map in the format of its suffix, whole or not at all.
 
@@ -63,12 +125,16 @@ def write_output(path: Path, label: LabelImage, labels: Labels, series: Series |
         DatasetError: If the series cannot have a segmentation object.
         ValueError: If the format cannot hold the label map.
     """
-    if not path.name.endswith(SEG_SUFFIX):
+    if path.name.endswith(SEG_SUFFIX):
+        write_dicom_seg(path, label, labels, _require_series(path, series))
+    else:
         write_label(path, label)
-    elif series is None:
+
+
+def _require_series(path: Path, series: Series | None) -> Series:
+    if series is None:
         raise PredictionError(
             f"{path}: a DICOM segmentation object must belong to a DICOM series, got a scan of another format."
             " Choose another --format."
         )
-    else:
-        write_dicom_seg(path, label, labels, series)
+    return series

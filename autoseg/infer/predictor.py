@@ -11,7 +11,7 @@ from autoseg.core.errors import PredictionError
 from autoseg.data.image import Image, LabelImage
 from autoseg.data.scan import read_scan
 from autoseg.infer.case import Model, Onlooker, Settings, prepare_scan, segment
-from autoseg.infer.output import write_output
+from autoseg.infer.output import require_apart, require_writable, write_output
 from autoseg.infer.unlike import Familiar
 from autoseg.network.checkpoint import load_network
 from autoseg.network.unet import place
@@ -96,7 +96,7 @@ class Predictor:
             output: Its suffix names the format; `.dcm` stands for a DICOM segmentation object.
 
         Raises:
-            AutosegError: If the scan cannot be read or segmented, or its label map not be written.
+            AutosegError: If the scan cannot be read or segmented, or its label map not be written, or would replace it.
         """
         return predict_file(self, images, output)
 
@@ -105,6 +105,7 @@ class Predictor:
 
         Raises:
             PredictionError: If the scan's channels are not the model's, or a voxel is not finite.
+            DatasetError: If memory cannot hold the scan at the model's spacing.
         """
         plan = self.model.plan
         if len(image.array) != len(plan.channels):
@@ -130,7 +131,9 @@ class Predictor:
 
 def predict_file(predictor: Segments, images: Sequence[Path], output: Path) -> LabelImage:
     """Segment a scan from files to a file; see `Predictor.predict_file`."""
+    require_apart([output], images)
     found = read_scan(images, predictor.settings.scratch)
+    require_writable(output, found, predictor.model.plan.labels)
     label = predictor.predict_prepared(predictor.prepare(found.image, str(images[0])))
     write_output(output, label, predictor.model.plan.labels, found.series)
     return label

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from autoseg.core.geometry import Geometry
 from autoseg.core.orientation import orientation_of
 from autoseg.data.image import Image
 from autoseg.fingerprint import Fingerprint
 from autoseg.plan.rules import UnlikeRules
 from autoseg.plan.schema import Plan
+from autoseg.preprocess.case import Prepared
 
 
 @dataclass(frozen=True)
@@ -28,19 +30,19 @@ class Familiar:
     rules: UnlikeRules
 
 
-def unlike_scan(image: Image, familiar: Familiar) -> dict[str, str]:
+def unlike_scan(image: Image, prepared: Prepared, familiar: Familiar) -> dict[str, str]:
     """Return how a scan differs from all training data, a sentence each by what it is about.
 
-    That is its spacing, its field of view, its orientation, and the intensities of each channel.
+    That is its spacing, its field of view (without a border of zeros), its orientation, and the intensities of each
+    channel. Spacings and extents are compared in ascending order of size, so that an axis is compared with its like
+    whatever the order in which a file stores it.
 
-    Spacings and extents are compared in ascending order of size, so that an axis is compared with its like whatever the
-    order in which a file stores it.
+    Args:
+        image: As read.
+        prepared: The same scan, cropped.
+        familiar: What the model knows.
     """
-    found = _unlike_grid(image, familiar)
-    orientation = orientation_of(image.geometry)
-    usual = familiar.plan.orientation
-    if orientation is None and usual is not None:
-        found["orientation"] = "the scan states no orientation, the training data do: left and right may be exchanged"
+    found = _unlike_grid(prepared, familiar) | _unlike_orientation(image.geometry, familiar)
     return found | _unlike_intensities(image, familiar)
 
 
@@ -65,14 +67,28 @@ def unlike_result(volumes_ml: dict[str, float], familiar: Familiar) -> dict[str,
     return found
 
 
-def _unlike_grid(image: Image, familiar: Familiar) -> dict[str, str]:
-    shape, spacing = np.array(image.array.shape[1:]), np.array(image.geometry.spacing)
+def _unlike_orientation(geometry: Geometry, familiar: Familiar) -> dict[str, str]:
+    """Return whether a scan is predicted in an orientation that no training case is known to have."""
+    own, usual = orientation_of(geometry), familiar.plan.orientation
+    if own is None and usual is not None:
+        return {"orientation": "the scan states no orientation, the training data do: left and right may be exchanged"}
+    known = sorted({case.orientation for case in familiar.fingerprint.cases if case.orientation is not None})
+    if own is None or usual is not None or not known or own in known:
+        return {}
+    seen = ", ".join(known)
+    return {
+        "orientation": f"the scan is stored as {own} and predicted as it is, training cases as {seen} or as not known"
+    }
+
+
+def _unlike_grid(prepared: Prepared, familiar: Familiar) -> dict[str, str]:
+    shape, spacing = (np.array(getattr(prepared.properties, f"cropped_{name}")) for name in ("shape", "spacing"))
     cases = familiar.fingerprint.cases
     own = {"spacing": np.sort(spacing), "field of view": np.sort(shape * spacing)}
     known = {
         "spacing": np.array([sorted(case.spacing) for case in cases]),
         "field of view": np.array(
-            [sorted(np.array(case.shape) * np.array(case.spacing)) for case in cases],
+            [sorted(np.array(case.cropped_shape) * np.array(case.spacing)) for case in cases],
         ),
     }
     ratios = {"spacing": familiar.rules.spacing_ratio, "field of view": familiar.rules.extent_ratio}

@@ -1,5 +1,6 @@
 """One case, as read, becomes input of the network: turned, transposed, cropped, normalised, resampled."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,13 +8,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from autoseg.core.errors import DatasetError
-from autoseg.core.geometry import Shape, bounding_box, box_slices, resampled_shape
+from autoseg.core.geometry import Shape, Spacing, bounding_box, box_slices, resampled_shape
+from autoseg.core.memory import available_memory_bytes
 from autoseg.core.orientation import orientation_of, turn_between
 from autoseg.data.image import Image, LabelImage
 from autoseg.data.store import OUTSIDE, CaseProperties
 from autoseg.plan.schema import ConfigurationPlan, Plan
 from autoseg.preprocess.normalize import normalize
 from autoseg.preprocess.resample import coarse_axis, resample_image, resample_label
+
+RESAMPLED_COPIES = 2
+"""Of a resampled scan that are in memory at once: its channels, and all of them in one array."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ def prepare_image(image: Image, plan: Plan, configuration: ConfigurationPlan, na
         name: Of the case, for its properties.
 
     Raises:
+        DatasetError: If memory cannot hold the scan at the configuration's spacing.
         ValueError: If the number of channels is not the plan's.
 
     Source:
@@ -62,7 +68,8 @@ def prepare_case(
         classes where nothing is annotated.
 
     Raises:
-        DatasetError: If the label's shape differs from the image's, or it holds a value that is no class.
+        DatasetError: If the label's shape differs from the image's, it holds a value that is no class, or memory cannot
+            hold the scan at the configuration's spacing.
         ValueError: If the number of channels is not the plan's.
     """
     if label.array.shape != image.array.shape[1:]:
@@ -98,6 +105,8 @@ def _prepare(
     array, mask = array[(slice(None), *inside)], mask[inside]
     target = spacing[: 3 - len(configuration.spacing)] + configuration.spacing
     shape = _at_least_one(resampled_shape(mask.shape, spacing, target))
+    if shape != mask.shape:
+        _require_memory(name, (len(array), *shape), spacing, target)
     coarse = coarse_axis(spacing, target, configuration.resampling.anisotropy_ratio)
     normalized = normalize(array, mask, configuration.normalization)
     prepared = resample_image(normalized, shape, coarse, configuration.resampling)
@@ -128,6 +137,22 @@ def _nonzero(array: NDArray[np.float32]) -> NDArray[np.bool_]:
     for channel in array[1:]:
         mask |= channel != 0
     return mask
+
+
+def _require_memory(name: str, shape: Shape, spacing: Spacing, target: Spacing) -> None:
+    """Refuse a scan that is too large at another spacing, before the system ends the program for it.
+
+    Raises:
+        DatasetError: If the array (C, Z, Y, X) to which it is resampled does not fit into the memory that is free.
+    """
+    needed, free = RESAMPLED_COPIES * np.dtype(np.float32).itemsize * math.prod(shape), available_memory_bytes()
+    if needed > free:
+        theirs, ours = (" x ".join(f"{step:.4g}" for step in steps) for steps in (spacing, target))
+        raise DatasetError(
+            f"{name}: must fit into memory at the plan's spacing, {ours} mm, got {' x '.join(map(str, shape[1:]))}"
+            f" voxels from a spacing of {theirs} mm: {needed / 1e9:.3g} GB of the {free / 1e9:.3g} that are free."
+            " Correct the spacing in its header, or use a computer with more memory."
+        )
 
 
 def _at_least_one(shape: Shape) -> Shape:

@@ -16,6 +16,7 @@ from autoseg.core.progress import Silent
 from autoseg.data.dicom import read_series
 from autoseg.data.image import LabelImage, read_image, read_label, write_label
 from autoseg.data.scan import FoundScan, read_scan
+from autoseg.infer import batch
 from autoseg.infer.batch import predict_files
 from autoseg.infer.case import Model
 from autoseg.infer.maps import Extras, read_probabilities
@@ -134,6 +135,67 @@ def test_what_a_shortage_of_memory_led_to_is_told(tmp_path: Path, caplog: pytest
     assert np.array_equal(read_label(scans[0].output).array, sufficient.predict(read_image(scans[0].images)).array)
 
 
+@pytest.mark.parametrize("name", ["read_scan", "observing", "volumes_ml", "write_output"])
+def test_an_error_of_any_type_stays_with_its_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """One that neither files nor memory explain is named as one of the program."""
+    scans = [_write_scan(tmp_path, f"la_{seed}.nii.gz", seed) for seed in range(2)]
+    function, mistakes = getattr(batch, name), [TypeError("no such thing")]
+
+    def mistaken_once(*arguments: object) -> object:
+        if mistakes:
+            raise mistakes.pop()
+        return function(*arguments)
+
+    monkeypatch.setattr(batch, name, mistaken_once)
+    failed, written = predict_files(predictor(), scans, Silent())
+    assert failed.error == (
+        f"{scans[0].images[0]}: must be segmented and written, got TypeError: no such thing. This is an error of"
+        " autoseg: report it, with what --debug shows."
+    )
+    assert written.output == scans[1].output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["la_1.nii.gz"]
+
+
+def test_extras_of_a_label_map_that_cannot_be_written_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(batch, "write_output", full)
+    extras = Extras(save_probabilities=True, uncertainty=("entropy", "disagreement"))
+    (outcome,) = predict_files(predictor(), [_write_scan(tmp_path, "la.nii.gz")], Silent(), extras)
+    assert outcome.error is not None
+    assert "No space left on device. Check the file, and the space" in outcome.error
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+class _Unasked(Threshold):
+    """Must not be asked."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise AssertionError(f"nothing must be computed, got {x.shape}")
+
+
+def test_a_format_without_place_for_a_scan_fails_before_the_network_works(tmp_path: Path) -> None:
+    scan = Scan(_write_scan(tmp_path, "la.nii.gz").images, tmp_path / "out" / "la.png")
+    model = Model(plan(), configuration((2.0, 1.0, 1.0)), (_Unasked(),))
+    (outcome,) = predict_files(Predictor(model, SETTINGS), [scan], Silent())
+    assert outcome.error is not None
+    assert "la.png: must be able to hold the label map, got la.png: a 2D file must get one slice" in outcome.error
+
+
+def test_a_scan_too_large_at_the_models_spacing_is_named(tmp_path: Path) -> None:
+    """As with metres for millimetres in its header; nothing of that size is begun."""
+    path = tmp_path / "la.nii.gz"
+    write_label(path, LabelImage(an_array(0), GEOMETRY.model_copy(update={"spacing": (2000.0, 1000.0, 1000.0)})))
+    scans = [Scan((path,), tmp_path / "out" / "la.nii.gz"), _write_scan(tmp_path, "other.nii.gz")]
+    large, usual = predict_files(predictor(), scans, Silent())
+    assert large.error is not None
+    assert "got 12000 x 12000 x 12000 voxels from a spacing of 2000 x 1000 x 1000 mm: 1.38e+04 GB" in large.error
+    assert usual.error is None
+
+
 def test_two_scans_need_two_outputs(tmp_path: Path) -> None:
     scan = _write_scan(tmp_path, "la.nii.gz")
     with pytest.raises(ValueError, match="outputs must differ"):
@@ -161,8 +223,8 @@ def test_the_next_scan_is_read_while_the_network_works(tmp_path: Path, monkeypat
     scans = [_write_scan(tmp_path, f"la_{seed}.nii.gz", seed) for seed in range(2)]
     ready = threading.Semaphore(0)
 
-    def read(images: Sequence[Path]) -> FoundScan:
-        found = read_scan(images)
+    def read(images: Sequence[Path], scratch: Path | None) -> FoundScan:
+        found = read_scan(images, scratch)
         if images == scans[1].images:
             ready.release()
         return found

@@ -66,7 +66,7 @@ class Overflow(nn.Module):
 def test_output_that_is_no_number_is_an_error() -> None:
     settings = configuration()
     model = Model(plan(), settings, (Overflow(),))
-    with pytest.raises(PredictionError, match="la_1: logits must be numbers, got NaN, in float32"):
+    with pytest.raises(PredictionError, match="la_1: logits must be finite numbers, got infinity or NaN, in float32"):
         segment(prepare_image(_blocks(), model.plan, settings, "la_1"), model, SETTINGS)
 
 

@@ -43,6 +43,15 @@ def test_a_file_becomes_a_file(tmp_path: Path) -> None:
     assert written.geometry == GEOMETRY
 
 
+def test_a_scan_is_not_written_over(tmp_path: Path) -> None:
+    scan = tmp_path / "la.mha"
+    write_label(scan, LabelImage(an_array(0), GEOMETRY))
+    before = scan.read_bytes()
+    with pytest.raises(PredictionError, match="OUT must neither replace a scan"):
+        predictor().predict_file([scan], tmp_path / "." / "la.mha")
+    assert scan.read_bytes() == before
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_voxels_must_be_finite(value: float) -> None:
     array = an_array(0).astype(np.float32)[None]

@@ -7,8 +7,9 @@ from autoseg.core.geometry import Geometry
 from autoseg.data.image import Image
 from autoseg.infer.unlike import Familiar, unlike_result, unlike_scan
 from autoseg.plan.rules import UnlikeRules
+from autoseg.preprocess.case import prepare_image
 from tests.pipeline.models import SHAPE, fingerprint
-from tests.preprocess.plans import plan
+from tests.preprocess.plans import configuration, plan
 
 RULES = UnlikeRules(spacing_ratio=1.5, extent_ratio=2.0, volume_ratio=3.0, min_share_of_foreground_intensity=0.01)
 FAMILIAR = Familiar(plan(), fingerprint(), RULES)
@@ -21,6 +22,10 @@ def _scan(
     dimensions: int = 3,
 ) -> Image:
     return Image(np.full((1, *shape), value, np.float32), Geometry(spacing=spacing, dimensions=dimensions))
+
+
+def _warnings(scan: Image, familiar: Familiar = FAMILIAR) -> dict[str, str]:
+    return unlike_scan(scan, prepare_image(scan, familiar.plan, configuration(), "la"), familiar)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +41,7 @@ def _scan(
     ],
 )
 def test_scans_like_the_training_data_lead_to_no_warning(scan: Image) -> None:
-    assert unlike_scan(scan, FAMILIAR) == {}
+    assert _warnings(scan) == {}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +56,7 @@ def test_scans_like_the_training_data_lead_to_no_warning(scan: Image) -> None:
     ],
 )
 def test_a_scan_unlike_them_is_described(scan: Image, words: str) -> None:
-    ((about, warning),) = unlike_scan(scan, FAMILIAR).items()
+    ((about, warning),) = _warnings(scan).items()
     assert words.startswith(about)
     assert words in warning
 
@@ -59,16 +64,46 @@ def test_a_scan_unlike_them_is_described(scan: Image, words: str) -> None:
 def test_some_voxels_of_the_structures_intensity_suffice() -> None:
     image = _scan(value=40.0)
     image.array[0, 0, :2] = 1.0
-    assert unlike_scan(image, FAMILIAR) == {}
+    assert _warnings(image) == {}
+
+
+def test_a_border_of_zeros_is_no_field_of_view() -> None:
+    """Nor is it in the training data, of which nnU-Net notes the shapes after cropping alone."""
+    image = _scan(shape=(50, 50, 50), value=0.0)
+    image.array[:, 3:15, 3:15, 3:15] = 1.0
+    assert _warnings(image) == {}
+    image.array[:, 3:40] = 1.0
+    assert set(_warnings(image)) == {"field of view"}
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        (("SPL", None), None),
+        (("SPR", None), "the scan is stored as SPL and predicted as it is, training cases as SPR or as not known"),
+        ((None, None), None),
+    ],
+)
+def test_an_orientation_that_no_training_case_has_is_described_where_scans_are_not_turned(
+    known: tuple[str | None, ...], words: str | None
+) -> None:
+    seen = fingerprint()
+    cases = tuple(
+        case.model_copy(update={"orientation": orientation})
+        for case, orientation in zip(seen.cases, known, strict=True)
+    )
+    familiar = Familiar(plan(), seen.model_copy(update={"cases": cases}), RULES)
+    assert _warnings(_scan(), familiar).get("orientation") == words
+    assert _warnings(_scan(dimensions=2), familiar) == {}
 
 
 def test_a_scan_without_orientation_is_described_where_the_training_data_have_one() -> None:
     oriented = Familiar(plan().model_copy(update={"orientation": "SPL"}), fingerprint(), RULES)
-    assert unlike_scan(_scan(), oriented) == {}
-    ((about, warning),) = unlike_scan(_scan(dimensions=2), oriented).items()
+    assert _warnings(_scan(), oriented) == {}
+    ((about, warning),) = _warnings(_scan(dimensions=2), oriented).items()
     assert about == "orientation"
     assert "states no orientation" in warning
-    assert unlike_scan(_scan(dimensions=2), FAMILIAR) == {}
+    assert _warnings(_scan(dimensions=2)) == {}
 
 
 @pytest.mark.parametrize(

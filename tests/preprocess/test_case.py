@@ -137,3 +137,22 @@ def test_a_case_stored_another_way_gives_what_the_plans_way_gives() -> None:
     assert np.array_equal(indices, expected_indices)
     assert prepared.properties.transpose == (1, 2, 0)
     assert prepared.properties.flipped == (2,)
+
+
+@pytest.mark.parametrize(("free_bytes", "fits"), [(2 * 4 * 2 * 8 * 4 * 6, True), (2 * 4 * 2 * 8 * 4 * 6 - 1, False)])
+def test_a_scan_must_fit_into_memory_after_resampling(
+    monkeypatch: pytest.MonkeyPatch, free_bytes: int, fits: bool
+) -> None:
+    """Two channels of 8 x 4 x 6 voxels, twice in memory; the border of zeros is cropped before."""
+    monkeypatch.setattr("autoseg.preprocess.case.available_memory_bytes", lambda: free_bytes)
+    array = np.zeros((2, 9, 9, 9), np.float32)
+    array[:, 1:5, 2:4, 3:6] = 1
+    scan, settings = _image(array, (2, 2, 2)), configuration((1.0, 1.0, 1.0), channels=(channel(), channel()))
+    if fits:
+        assert prepare_image(scan, plan(), settings, "la").array.shape == (2, 8, 4, 6)
+        return
+    words = "la: must fit into memory at the plan's spacing, 1 x 1 x 1 mm, got 8 x 4 x 6 voxels from a spacing of 2 x 2"
+    with pytest.raises(DatasetError, match=words):
+        prepare_image(scan, plan(), settings, "la")
+    untouched = configuration((2.0, 2.0, 2.0), channels=(channel(), channel()))
+    assert prepare_image(scan, plan(), untouched, "la").array.shape == (2, 4, 2, 3)
