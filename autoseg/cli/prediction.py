@@ -35,7 +35,7 @@ ModelFile = Annotated[
 ]
 Mirror = Annotated[bool, typer.Option("--mirror/--no-mirror", help="Average over mirrored scans.")]
 Fast = Annotated[bool, typer.Option("--fast", help="Fewer tiles, no mirroring: a rougher result, sooner.")]
-Accurate = Annotated[bool, typer.Option("--accurate", help="More tiles, float32: takes many times as long.")]
+Accurate = Annotated[bool, typer.Option("--accurate", help="About three times the tiles, in float32: slower.")]
 Exact = Annotated[
     bool, typer.Option("--exact", help="Compute in float32 where the device's fastest precision is another.")
 ]

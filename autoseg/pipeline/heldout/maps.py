@@ -22,13 +22,13 @@ from autoseg.core.workspace import Workspace
 from autoseg.data.dataset import Case, Dataset
 from autoseg.data.image import LabelImage, write_label
 from autoseg.data.scan import read_scan
-from autoseg.infer.outcome import FORESEEN, Scan, failure
+from autoseg.infer.outcome import Scan, failure
 from autoseg.infer.output import suffix_like
 from autoseg.infer.predictor import Predictor
 from autoseg.pipeline.planning.folds import load_split
 from autoseg.pipeline.planning.prepare import load_plan
 from autoseg.pipeline.prediction.models import ModelChoice, load_model
-from autoseg.pipeline.prediction.predict import SECONDS_BETWEEN_RECORDS
+from autoseg.pipeline.prediction.record import SECONDS_BETWEEN_RECORDS
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.select.choose import Together
 from autoseg.select.ensemble import Member, segment_together
@@ -219,14 +219,14 @@ class _Fold:
 
 @contextmanager
 def _named(case: Case) -> Iterator[None]:
-    """Say of which case an expected error within the block is.
+    """Say of which case an error within the block is.
 
     Raises:
         PredictionError: In its place.
     """
     try:
         yield
-    except FORESEEN as error:
+    except Exception as error:
         raise PredictionError(failure(Scan(tuple(map(Path, case.images)), Path(case.name)), error)) from error
 
 

@@ -1,5 +1,6 @@
 """Trained networks of a workspace: which there are, whether their files belong together, and predictors with them."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from autoseg.core.workspace import ALL_DATA, FoldFolder, FoldName, Workspace
 from autoseg.fingerprint import Fingerprint
 from autoseg.infer.case import Pace, default_settings
 from autoseg.infer.predictor import Predictor
+from autoseg.infer.shortage import is_shortage_of_device
 from autoseg.infer.unlike import Familiar
 from autoseg.network.device import choose_device
 from autoseg.pipeline.planning.prepare import load_plan
@@ -18,6 +20,8 @@ from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.select.choose import Selection
 from autoseg.select.predictor import SelectedPredictor
 from autoseg.train.record import EARLIER_STAGE, MODEL, WEIGHTS, TrainingRecord
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,29 @@ class ModelChoice:
 def load_model(workspace: Workspace, choice: ModelChoice) -> Predictor:
     """Return a predictor with the chosen folds of a workspace, and in a cascade with the stage before them.
 
+    A device without memory for the networks is left for the CPU, which the log says.
+
     Raises:
         PredictionError: If a fold is not trained to its end, its files do not belong together or to the plan, or the
             stage before was trained anew since.
         ArtefactError: If a file is damaged.
     """
+    try:
+        return _loaded(workspace, choice)
+    except RuntimeError as error:
+        if not is_shortage_of_device(error):
+            raise
+        reason = str(error).partition("\n")[0]
+    # Outside of the handler, whose error would keep the networks on the device alive.
+    log.warning(
+        "%s: must have memory for the networks, got: %s. Predicts on the CPU, which takes longer.",
+        choice.device,
+        reason,
+    )
+    return _loaded(workspace, replace(choice, device="cpu"))
+
+
+def _loaded(workspace: Workspace, choice: ModelChoice) -> Predictor:
     planned = load_plan(workspace)
     trained = workspace.trainings(choice.configuration)
     wanted = default_folds(workspace, choice.configuration) if choice.folds is None else choice.folds
@@ -77,7 +99,7 @@ def load_model(workspace: Workspace, choice: ModelChoice) -> Predictor:
     if stage is None:
         return predictor
     _require_unchanged(workspace, stage, [trained[fold] for fold in wanted])
-    earlier = load_model(workspace, replace(choice, configuration=stage, folds=choice.earlier_folds))
+    earlier = _loaded(workspace, replace(choice, configuration=stage, folds=choice.earlier_folds))
     return replace(predictor, model=replace(predictor.model, earlier=earlier.model))
 
 

@@ -1,17 +1,13 @@
 """Label maps for new scans, with the models of a workspace."""
 
-import time
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from autoseg.core.artefact import digest_of, digest_of_file
-from autoseg.core.errors import PredictionError
 from autoseg.core.progress import Progress
 from autoseg.core.temporary import remove_abandoned
 from autoseg.core.workspace import FoldFolder, FoldName, Workspace
 from autoseg.infer.batch import predict_files
-from autoseg.infer.outcome import Outcome, Predictions, Scan
+from autoseg.infer.outcome import Predictions
 from autoseg.infer.predictor import Segments
 from autoseg.pipeline.prediction.models import (
     ModelChoice,
@@ -20,12 +16,10 @@ from autoseg.pipeline.prediction.models import (
     load_model,
     load_selected,
 )
-from autoseg.pipeline.prediction.scans import Request, find_scans, split_done
+from autoseg.pipeline.prediction.record import BatchRecord, writing_to
+from autoseg.pipeline.prediction.scans import Request, find_scans
 from autoseg.select.choose import Selection
 from autoseg.train.record import EARLIER_STAGE
-
-SECONDS_BETWEEN_RECORDS = 5.0
-"""How often the record of a batch is written at most, besides its start and end."""
 
 
 def predict(
@@ -62,58 +56,19 @@ def predict(
         made_from = {**empty.made_from, "selection": selection.digest()}
         empty = empty.model_copy(update={**together, "made_from": made_from})
     scans = find_scans(request, predictor.model.plan)
-    kept, upcoming = split_done(scans, request)
-    for folder in {request.folder, *(scan.output.parent for scan in scans)}:
-        remove_abandoned(folder)
-    record = _Record(request.record, empty)
-    if request.skip_existing:
-        record.keep(kept)
+    with writing_to(request.folder):
+        record = BatchRecord(request, empty)
+        kept = set(record.keep(scans)) if request.skip_existing else set()
+        for folder in {request.folder, *(scan.output.parent for scan in scans)}:
+            remove_abandoned(folder)
+    upcoming = [scan for scan in scans if scan not in kept]
+    record.expect(upcoming)
     record.save()
     try:
         predict_files(predictor, upcoming, progress, request.extras, record.add)
     finally:
         record.save()
     return record.predictions
-
-
-class _Record:
-    """The `predictions.json` of a batch under way: written now and then, so that a killed batch leaves one."""
-
-    def __init__(self, path: Path, predictions: Predictions) -> None:
-        self._path = path
-        self.predictions = predictions
-        self._saved_s = time.monotonic()
-
-    def keep(self, scans: Sequence[Scan]) -> None:
-        """Take over what an earlier call has written of scans.
-
-        Raises:
-            PredictionError: If it was written with other networks or settings.
-        """
-        earlier = Predictions.load(self._path) if self._path.exists() else self.predictions
-        if earlier.model_copy(update={"cases": ()}) != self.predictions:
-            raise PredictionError(
-                f"{self._path}: outputs to be kept must come from the same networks, device and settings, got others."
-                " Leave out --skip-existing, or name another OUT."
-            )
-        known = {case.output: case for case in earlier.cases if case.error is None}
-        for scan in scans:
-            case = known.get(scan.output, Outcome(image=scan.images[0], output=scan.output))
-            self._append(case.model_copy(update={"is_kept": True}))
-
-    def add(self, outcome: Outcome) -> None:
-        """Take over an outcome."""
-        self._append(outcome)
-        if time.monotonic() - self._saved_s > SECONDS_BETWEEN_RECORDS:
-            self.save()
-
-    def save(self) -> None:
-        """Write what there is."""
-        self.predictions.save(self._path)
-        self._saved_s = time.monotonic()
-
-    def _append(self, outcome: Outcome) -> None:
-        self.predictions = self.predictions.model_copy(update={"cases": (*self.predictions.cases, outcome)})
 
 
 def _empty_predictions(workspace: Workspace, choice: ModelChoice, predictor: Segments) -> Predictions:

@@ -1,6 +1,7 @@
 """Which scans a prediction takes, where its label maps go, and which of them are there already."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +10,10 @@ from autoseg.core.labels import Labels
 from autoseg.data.dicom import is_dicom
 from autoseg.data.dicom_seg import SEG_SUFFIX
 from autoseg.data.image import image_suffix, read_header
-from autoseg.data.scan_files import ScanFiles, find_scan_files
+from autoseg.data.scan_files import RECORD_NAME, ScanFiles, find_scan_files
 from autoseg.infer.maps import NO_EXTRAS, Extras, extra_paths
 from autoseg.infer.outcome import Scan
-from autoseg.infer.output import SUFFIXES, OutputFormat, output_stem, suffix_like
+from autoseg.infer.output import SUFFIXES, OutputFormat, format_of, output_stem, require_apart, suffix_like
 from autoseg.plan.schema import Plan
 
 
@@ -24,7 +25,7 @@ class Request:
         source: A file, a folder, a `.csv` of cases, a DICOM series as folder or zip.
         target: A file for one scan, a folder for several, or for one if it has no suffix of an image.
         recursive: Whether folders below IN are searched too.
-        output_format: Of the label maps; None for that of each scan.
+        output_format: Of the label maps; None for that of each scan, or of the names that are given to them.
         extras: What is written besides label maps.
         skip_existing: Whether label maps that are there, whole, from the same networks, are kept.
     """
@@ -49,7 +50,7 @@ class Request:
     @property
     def record(self) -> Path:
         """Where `Predictions` are saved."""
-        name = f"{output_stem(self.target)}.predictions.json" if self.is_one_file else "predictions.json"
+        name = f"{output_stem(self.target)}.{RECORD_NAME}" if self.is_one_file else RECORD_NAME
         return self.folder / name
 
 
@@ -62,31 +63,60 @@ def find_scans(request: Request, planned: Plan) -> list[Scan]:
     """Return the scans that are asked for, each with its output.
 
     Raises:
-        PredictionError: If there is none, OUT is a file for several, or two scans would be written to one file.
+        PredictionError: If there is none, OUT is a file for several, or of another format than is asked for, two scans
+            would be written to one file, or one would be overwritten.
     """
+    scans = list(_scans(request, planned))
+    twice, times = Counter(scan.output for scan in scans).most_common(1)[0]
+    if times > 1:
+        raise PredictionError(
+            f"{request.source}: each scan must have a name of its own, got two for {twice}. Rename one."
+        )
+    outputs = (path for scan in scans for path in _written_of(scan, request.extras))
+    require_apart(outputs, [image for scan in scans for image in scan.images])
+    return scans
+
+
+def _scans(request: Request, planned: Plan) -> Iterator[Scan]:
     found = find_scan_files(request.source, planned.channels, recursive=request.recursive)
     if request.is_one_file:
-        if found[0].images != (request.source,):
+        if [files.images for files in found] != [(request.source,)]:
             raise PredictionError(
                 f"{request.target}: OUT must be a folder when IN is one, or a table of cases; got a file name. Name a"
                 " folder."
             )
-        return [Scan(found[0].images, request.target, found[0].problem)]
-    outputs = [_output(files, request, planned.labels) for files in found]
-    if twice := next((path for path in outputs if outputs.count(path) > 1), None):
-        raise PredictionError(
-            f"{request.source}: each scan must have a name of its own, got two for {twice}. Rename one."
+        if problem := _misnamed(request.target, request):
+            raise PredictionError(problem)
+        yield Scan(found[0].images, request.target, found[0].problem)
+        return
+    for files in found:
+        output = _output(files, request, planned.labels)
+        problem = None if files.output is None else _misnamed(output, request)
+        yield Scan(files.images or (request.source,), output, files.problem or problem)
+
+
+def _misnamed(output: Path, request: Request) -> str | None:
+    """Return why a label map cannot have the name that it is given, None where it can."""
+    own = format_of(output)
+    if own is None:
+        return f"{output}: suffix must be one of {', '.join(SUFFIXES.values())}, got {output.suffix!r}. Rename it."
+    if request.output_format not in (None, own):
+        return (
+            f"{output}: must be named as --format {request.output_format} is, {SUFFIXES[request.output_format]}, got"
+            f" {output.suffix!r}. Leave out one of the two."
         )
-    return [
-        Scan(files.images or (request.source,), output, files.problem)
-        for files, output in zip(found, outputs, strict=True)
-    ]
+    return None
+
+
+def _written_of(scan: Scan, extras: Extras) -> Iterator[Path]:
+    """Give the files that are to be written of a scan."""
+    yield scan.output
+    yield from extra_paths(scan.output, output_stem(scan.output), extras).values()
 
 
 def is_complete(scan: Scan, extras: Extras) -> bool:
     """Return whether the label map of a scan, and all its extras, are there and can be opened."""
-    paths = extra_paths(scan.output, output_stem(scan.output), extras)
-    if not all(path.is_file() for path in (scan.output, *paths.values())):
+    if not all(path.is_file() for path in _written_of(scan, extras)):
         return False
     if scan.output.suffix == SEG_SUFFIX:
         return is_dicom(scan.output)
@@ -95,13 +125,6 @@ def is_complete(scan: Scan, extras: Extras) -> bool:
     except DatasetError:
         return False
     return True
-
-
-def split_done(scans: Sequence[Scan], request: Request) -> tuple[list[Scan], list[Scan]]:
-    """Return the scans whose outputs are kept, and those that are segmented."""
-    done = [request.skip_existing and is_complete(scan, request.extras) for scan in scans]
-    pairs = list(zip(scans, done, strict=True))
-    return [scan for scan, is_done in pairs if is_done], [scan for scan, is_done in pairs if not is_done]
 
 
 def _output(files: ScanFiles, request: Request, labels: Labels) -> Path:

@@ -3,41 +3,37 @@
 import json
 import os
 import pickle
-import shutil
-import signal
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from autoseg.core.errors import ArtefactError, AutosegError, PlanError, PredictionError
-from autoseg.core.geometry import Geometry
 from autoseg.core.labels import declare_labels
 from autoseg.core.progress import Silent
 from autoseg.core.temporary import temporary_prefix
 from autoseg.core.workspace import Workspace
 from autoseg.data.image import Image, read_image, read_label, write_image
 from autoseg.infer import merging
-from autoseg.infer.maps import Extras
+from autoseg.infer.case import Settings
 from autoseg.infer.outcome import Predictions
+from autoseg.infer.predictor import Predictor
+from autoseg.network.device import choose_device
 from autoseg.pipeline import ModelChoice, Request, load_predictor, predict
 from autoseg.pipeline.prediction.models import load_model
+from autoseg.plan.schema import ConfigurationName, Plan
 from tests.data.dicom_making import write_series
+from tests.data.making import forbid
 from tests.pipeline.models import SHAPE, SPACING, untrained
+from tests.pipeline.prediction.making import CHOICE, GEOMETRY, write_scan
 from tests.preprocess import plans
 
 PLAN = plans.plan().model_copy(update={"channels": ("T1",), "labels": declare_labels({0: "background", 1: "organ"})})
-GEOMETRY = Geometry(spacing=SPACING, origin=(5.0, 6.0, 7.0))
-CHOICE = ModelChoice("3d_fullres", None, "cpu", mirror=False)
-
-
-def _write_scan(path: Path, seed: int = 0, num_channels: int = 1) -> Path:
-    array = np.random.default_rng(seed).normal(1, 1, (num_channels, *SHAPE)).astype(np.float32)
-    write_image(path, Image(array, GEOMETRY))
-    return path
 
 
 def test_an_empty_workspace_asks_for_a_plan(tmp_path: Path) -> None:
@@ -54,7 +50,7 @@ def test_untrained_folds_are_named_with_the_command(tmp_path: Path, folds: tuple
 
 def test_a_predictor_is_loaded_from_a_folder(tmp_path: Path) -> None:
     workspace = untrained(tmp_path / "work")
-    image = read_image([_write_scan(tmp_path / "a.nii.gz")])
+    image = read_image([write_scan(tmp_path / "a.nii.gz")])
     both, first = load_predictor(workspace.root, device="cpu"), load_predictor(workspace.root, folds=[0], device="cpu")
     assert (len(both.model.networks), len(first.model.networks)) == (2, 1)
     assert both.predict(image).geometry == image.geometry
@@ -148,15 +144,43 @@ def test_weights_without_a_digest_are_read_without_running_anything(
     assert not (tmp_path / "exploited").exists()
 
 
+@pytest.mark.parametrize("reason", ["CUDA out of memory. Tried to allocate 2.00 MiB.", "another error"])
+def test_networks_without_room_on_the_gpu_predict_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reason: str
+) -> None:
+    """A GPU that other programs have filled, without one: the device is made up, and so is its shortage."""
+    load = Predictor.load
+    error = torch.OutOfMemoryError(reason) if "memory" in reason else RuntimeError(reason)
+
+    def full(planned: Plan, name: ConfigurationName, weights: Sequence[Path], settings: Settings) -> Predictor:
+        if settings.device.type == "cuda":
+            raise error
+        return load(planned, name, weights, settings)
+
+    monkeypatch.setattr(
+        "autoseg.pipeline.prediction.models.choose_device",
+        lambda name: torch.device(name) if name == "cuda" else choose_device(name),
+    )
+    monkeypatch.setattr(Predictor, "load", full)
+    workspace = untrained(tmp_path / "work")
+    on_cuda = replace(CHOICE, device="cuda")
+    if "memory" not in reason:
+        with pytest.raises(RuntimeError, match="another error"):
+            load_model(workspace, on_cuda)
+        return
+    assert load_model(workspace, on_cuda).settings == load_model(workspace, CHOICE).settings
+    assert "cuda: must have memory for the networks, got: CUDA out of memory." in caplog.text
+
+
 def test_six_broken_scans_of_twenty_leave_fourteen_label_maps(tmp_path: Path) -> None:
     scans = tmp_path / "scans"
     for number in range(15):
-        _write_scan(scans / f"good_{number:02d}.nii.gz", number)
+        write_scan(scans / f"good_{number:02d}.nii.gz", number)
     (scans / "good_14.nii.gz").rename(scans / "misnamed.nrrd")
     (scans / "text.nii.gz").write_bytes(b"not an image")
     whole = (scans / "good_00.nii.gz").read_bytes()
     (scans / "truncated.nii.gz").write_bytes(whole[: len(whole) // 2])
-    _write_scan(scans / "two_channels.mha", num_channels=2)
+    write_scan(scans / "two_channels.mha", num_channels=2)
     lost = write_series(scans / "gap", np.ones((6, 8, 8), np.int16), GEOMETRY)
     (lost / "017").unlink()
     infinite = Image(np.full((1, *SHAPE), np.inf, np.float32), GEOMETRY)
@@ -181,81 +205,18 @@ def test_six_broken_scans_of_twenty_leave_fourteen_label_maps(tmp_path: Path) ->
     assert Predictions.load(tmp_path / "out" / "predictions.json") == predictions
 
 
-def test_what_is_there_is_kept_if_the_same_networks_made_it(tmp_path: Path) -> None:
-    scans, out = tmp_path / "scans", tmp_path / "out"
-    for number in range(3):
-        _write_scan(scans / f"{number}.nii.gz", number)
+def test_a_scan_that_may_not_be_read_stays_with_its_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.nii.gz", "b.nii.gz", "secret/c.nii.gz"):
+        write_scan(tmp_path / "scans" / name)
     workspace = untrained(tmp_path / "work")
-    first = predict(workspace, CHOICE, Request(scans, out), Silent())
-    (out / "0.nii.gz").unlink()
-    (out / "1.nii.gz").write_bytes((out / "1.nii.gz").read_bytes()[:30])
-    kept_at = (out / "2.nii.gz").stat().st_mtime_ns
-    again = predict(workspace, CHOICE, Request(scans, out, skip_existing=True), Silent())
-    assert {case.image.name: case.is_kept for case in again.cases} == {
-        "0.nii.gz": False,
-        "1.nii.gz": False,
-        "2.nii.gz": True,
-    }
-    assert (out / "2.nii.gz").stat().st_mtime_ns == kept_at
-    assert again.cases[0].volumes_ml == first.cases[2].volumes_ml
-    with_entropy = Request(scans, out, skip_existing=True, extras=Extras(uncertainty=("entropy",)))
-    assert not any(case.is_kept for case in predict(workspace, CHOICE, with_entropy, Silent()).cases)
-    with pytest.raises(PredictionError, match="must come from the same networks, device and settings, got others"):
-        predict(workspace, ModelChoice("3d_fullres", (0,), "cpu", mirror=False), with_entropy, Silent())
-
-
-PREDICT = """
-import sys, time
-from pathlib import Path
-from autoseg.core.progress import Silent
-from autoseg.core.workspace import Workspace
-from autoseg.infer import predictor
-from autoseg.pipeline import ModelChoice, Request, predict
-
-segment = predictor.segment
-
-def slow(*arguments):
-    time.sleep(0.3)
-    return segment(*arguments)
-
-predictor.segment = slow
-root = Path(sys.argv[1])
-choice = ModelChoice("3d_fullres", None, "cpu", mirror=False)
-predict(Workspace(root / "work"), choice, Request(root / "scans", root / "out", skip_existing=True), Silent())
-"""
-"""Takes its time for each scan, so that it can be killed in the middle."""
-
-
-@pytest.mark.slow
-def test_a_killed_batch_is_continued(tmp_path: Path) -> None:
-    """SIGKILL at three moments: what lies in OUT is whole each time, and the end is that of an unbroken batch."""
-    for number in range(8):
-        _write_scan(tmp_path / "scans" / f"{number}.nii.gz", number)
-    workspace, out = untrained(tmp_path / "work"), tmp_path / "out"
-    unbroken = predict(workspace, CHOICE, Request(tmp_path / "scans", tmp_path / "unbroken"), Silent())
-    for num_wanted in (1, 3, 6):
-        command = [sys.executable, "-c", PREDICT, str(tmp_path)]
-        with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) as child:
-            deadline = time.monotonic() + 100
-            while len(list(out.glob("[0-9].nii.gz"))) < num_wanted:
-                assert child.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            child.send_signal(signal.SIGKILL)
-        assert 0 < len(list(out.glob("[0-9].nii.gz"))) < 8
-        for path in out.glob("[0-9].nii.gz"):
-            read_label(path)
-        Predictions.load(out / "predictions.json")
-    finished = predict(workspace, CHOICE, Request(tmp_path / "scans", out, skip_existing=True), Silent())
-    assert sum(case.is_kept for case in finished.cases) >= 6
-    assert len(finished.cases) == 8
-    for case in unbroken.cases:
-        name = case.image.name
-        np.testing.assert_array_equal(
-            read_label(out / name).array, read_label(tmp_path / "unbroken" / name).array, err_msg=name
-        )
-    assert not list(out.glob(".writing-*"))
-    shutil.rmtree(out)
+    for name in ("a.nii.gz", "secret"):
+        forbid(monkeypatch, name)
+    cases = predict(workspace, CHOICE, Request(tmp_path / "scans", tmp_path / "out"), Silent()).cases
+    errors = {case.image.name: case.error for case in cases}
+    assert errors["b.nii.gz"] is None
+    for name in ("a.nii.gz", "secret"):
+        assert f"{name}: must be readable, got: " in str(errors[name])
+        assert "Permission denied" in str(errors[name])
 
 
 def test_what_does_not_fit_into_memory_waits_beside_the_outputs(
@@ -270,7 +231,7 @@ def test_what_does_not_fit_into_memory_waits_beside_the_outputs(
     def noting(front: merging.Front, key: tuple[int, int]) -> None:
         write(front, key)
         assert front.folder is not None
-        seen.add(Path(front.folder.name).parent)
+        seen.add(front.folder.parent)
 
     monkeypatch.setattr(merging.Front, "_write", noting)
     monkeypatch.setattr("autoseg.infer.case.available_memory_bytes", lambda: 0)
@@ -282,7 +243,7 @@ def test_what_does_not_fit_into_memory_waits_beside_the_outputs(
 
 def test_what_a_killed_call_left_is_removed(tmp_path: Path) -> None:
     """Also in the folders below OUT, where the masks of a recursive search lie."""
-    _write_scan(tmp_path / "scans" / "ward" / "a.nii.gz")
+    write_scan(tmp_path / "scans" / "ward" / "a.nii.gz")
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     ours = temporary_prefix().replace(f"-{os.getpid()}-", f"-{ended.pid}-")

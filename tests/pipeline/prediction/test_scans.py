@@ -1,5 +1,7 @@
 """Which scans are taken, what their outputs are called, and which outputs are kept."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,10 @@ from autoseg.core.labels import declare_labels
 from autoseg.data.image import LabelImage, write_label
 from autoseg.infer.maps import Extras
 from autoseg.infer.outcome import Scan
-from autoseg.infer.output import SUFFIXES
-from autoseg.pipeline.prediction.scans import Request, find_scans, is_complete, split_done
+from autoseg.infer.output import SUFFIXES, OutputFormat
+from autoseg.pipeline.prediction.scans import Request, find_scans, is_complete
 from autoseg.plan.schema import Plan
+from tests.data.dicom_making import write_series
 from tests.preprocess import plans
 
 PLAN = plans.plan().model_copy(update={"channels": ("T1",), "labels": declare_labels({0: "background", 1: "organ"})})
@@ -104,6 +107,63 @@ def test_a_format_can_be_asked_for(tmp_path: Path, name: str, suffix: str) -> No
     assert [scan.output.name for scan in find_scans(request, PLAN)] == [f"x{suffix}"]
 
 
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("scan.nii.gz", "."),
+        (".", "."),
+        (".", "linked"),
+        ("scan.nii.gz", "scan.nii.gz"),
+        ("cases.csv", "."),
+        ("series", "series"),
+    ],
+)
+def test_a_scan_is_never_the_place_of_its_label_map(tmp_path: Path, source: str, target: str) -> None:
+    _touch(tmp_path, "scan.nii.gz")
+    (tmp_path / "linked").symlink_to(tmp_path)
+    (tmp_path / "cases.csv").write_text("image,case,output\nscan.nii.gz,a,scan.nii.gz\n")
+    write_series(tmp_path / "series", np.ones((2, 4, 4), np.int16), Geometry(spacing=(1.0, 1.0, 1.0)))
+    for skip_existing in (False, True):
+        request = Request(tmp_path / source, tmp_path / target, skip_existing=skip_existing)
+        with pytest.raises(PredictionError, match="OUT must neither replace a scan nor lie among its slices"):
+            find_scans(request, PLAN)
+
+
+def test_extras_replace_no_scan(tmp_path: Path) -> None:
+    source = _touch(tmp_path, "a.nii.gz", "a.entropy.nii.gz")
+    request = Request(source, tmp_path, output_format="nrrd", extras=Extras(uncertainty=("entropy",)))
+    assert len(find_scans(request, PLAN)) == 2
+    with pytest.raises(PredictionError, match=r"a\.entropy\.nii\.gz: OUT must neither replace"):
+        find_scans(replace(request, output_format="tiff"), PLAN)
+
+
+@pytest.mark.parametrize(
+    ("target", "output_format", "words"),
+    [
+        ("mask.nii", "nifti", None),
+        ("mask.tiff", "tiff", None),
+        ("mask.mha", "nifti", r"mask\.mha: must be named as --format nifti is, \.nii\.gz, got '\.mha'"),
+        ("mask.jpg", None, r"mask\.jpg: suffix must be one of"),
+    ],
+)
+def test_the_name_of_a_label_map_and_its_format_agree(
+    tmp_path: Path, target: str, output_format: OutputFormat | None, words: str | None
+) -> None:
+    source = _touch(tmp_path / "in", "x.nii.gz") / "x.nii.gz"
+    request = Request(source, tmp_path / target, output_format=output_format)
+    table = tmp_path / "cases.csv"
+    table.write_text(f"image,output\n{source},{target}\n")
+    (row,) = find_scans(Request(table, tmp_path / "out", output_format=output_format), PLAN)
+    if words is None:
+        assert [scan.output for scan in find_scans(request, PLAN)] == [tmp_path / target]
+        assert row.problem is None
+        return
+    assert row.problem is not None
+    assert re.search(words, row.problem)
+    with pytest.raises(PredictionError, match=words):
+        find_scans(request, PLAN)
+
+
 def test_a_table_says_where_outputs_go_and_what_is_missing(tmp_path: Path) -> None:
     table = tmp_path / "cases.csv"
     table.write_text("case,T1,T2,output\na,1.mha,2.mha,deep/mask.nrrd\nb,,,\n")
@@ -127,9 +187,6 @@ def test_only_whole_outputs_are_kept(tmp_path: Path) -> None:
         write_label(scan.output, label)
     scans[1].output.write_bytes(scans[1].output.read_bytes()[:20])
     assert [is_complete(scan, Extras()) for scan in scans] == [True, False, False]
-    request = Request(tmp_path, tmp_path, skip_existing=True)
-    assert split_done(scans, request) == (scans[:1], scans[1:])
-    assert split_done(scans, Request(tmp_path, tmp_path)) == ([], scans)
     with_entropy = Extras(uncertainty=("entropy",))
     assert not is_complete(scans[0], with_entropy)
     write_label(tmp_path / "whole.entropy.nii.gz", label)
