@@ -1,6 +1,7 @@
 """Fingerprint and dataset from files alone, ours or nnU-Net's: planning needs no image."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from autoseg.core.labels import Labels
 from autoseg.data.dataset import Dataset
 from autoseg.data.description import read_description
 from autoseg.fingerprint.schema import CaseFingerprint, Fingerprint, IntensityStatistics
+
+FLAT_RATIO = 999
+"""How many times the largest spacing within a 2D image nnU-Net notes for the axis that it lacks."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def _from_nnunet(document: dict[str, Any], dataset: DescribedDataset) -> Fingerp
                 name=f"case {index}",
                 shape=tuple(shape),
                 cropped_shape=tuple(shape),
-                spacing=tuple(spacing),
+                spacing=_true_spacing(shape, spacing),
                 left_right_axis=None,
                 foreground_extent_mm=(0.0, 0.0, 0.0),
                 classes=(),
@@ -87,6 +91,16 @@ def _from_nnunet(document: dict[str, Any], dataset: DescribedDataset) -> Fingerp
         median_relative_size_after_cropping=document["median_relative_size_after_cropping"],
         frequencies=(),
     )
+
+
+def _true_spacing(shape: Sequence[int], spacing: Sequence[float]) -> tuple[float, ...]:
+    """Return the spacing of a case, (z, y, x), as our readers give it: 1 mm along the axis that a 2D image lacks.
+
+    Source:
+        nnU-Net 2.8.1, SimpleITKIO and NaturalImage2DIO.
+    """
+    is_flat = shape[0] == 1 and spacing[0] >= FLAT_RATIO * max(spacing[1:])
+    return (1.0 if is_flat else float(spacing[0]), *map(float, spacing[1:]))
 
 
 def _document(path: Path) -> dict[str, Any]:

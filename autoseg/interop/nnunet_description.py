@@ -1,7 +1,7 @@
 """What `plans.json` of a trained nnU-Net v2 model says, as a configuration of ours; what we cannot do is refused."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
@@ -41,11 +41,14 @@ class _Lenient(Record):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
+SplineOrder = Annotated[int, Field(ge=0, le=5)]
+
+
 class _Splines(_Lenient):
     """Arguments of `resample_data_or_seg_to_shape`, with its own defaults."""
 
-    order: int = 3
-    order_z: int = 0
+    order: SplineOrder = 3
+    order_z: SplineOrder = 0
     force_separate_z: bool | None = False
     separate_z_anisotropy_threshold: float = 3.0
 
@@ -98,12 +101,16 @@ class _Architecture(_Lenient):
 
     @property
     def kind(self) -> Literal["plain", "residual"]:
-        return "plain" if self.network_class_name.endswith(".PlainConvUNet") else "residual"
+        return "plain" if self._class_name == "PlainConvUNet" else "residual"
+
+    @property
+    def _class_name(self) -> str:
+        return self.network_class_name.rpartition(".")[2]
 
     @model_validator(mode="after")
     def _is_known(self) -> Self:
         known = ("PlainConvUNet", "ResidualEncoderUNet")
-        if self.network_class_name.rpartition(".")[2] not in known:
+        if self._class_name not in known:
             raise ValueError(f"network must be {' or '.join(known)}, got {self.network_class_name}")
         blocks = self.arch_kwargs.n_conv_per_stage if self.kind == "plain" else self.arch_kwargs.n_blocks_per_stage
         if blocks is None:
@@ -145,6 +152,7 @@ class NnunetPlans(_Lenient):
     dataset_name: str
     plans_name: str = "nnUNetPlans"
     image_reader_writer: Literal["SimpleITKIO", "NibabelIO", "NaturalImage2DIO"]
+    label_manager: Literal["LabelManager"] = "LabelManager"
     transpose_forward: tuple[int, int, int]
     configurations: dict[str, dict[str, Any]]
     foreground_intensity_properties_per_channel: dict[str, Intensities]

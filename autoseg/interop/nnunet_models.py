@@ -13,10 +13,11 @@ from typing import Any
 
 import autoseg
 from autoseg.core.artefact import Record, digest_of, digest_of_file
-from autoseg.core.errors import ArtefactError, PlanError
+from autoseg.core.errors import ArtefactError, DatasetError, PlanError
 from autoseg.core.workspace import ALL_DATA, FoldName, Workspace
 from autoseg.data.archive import archive_suffix, unpack
 from autoseg.data.description import DESCRIPTION_NAME
+from autoseg.fingerprint import Fingerprint
 from autoseg.interop.fingerprint_files import DescribedDataset, read_dataset_description, read_fingerprint
 from autoseg.interop.nnunet_description import (
     CHECKPOINT_NAME,
@@ -110,15 +111,28 @@ def import_nnunet(
         _require_stages(plan)
         _require_room(workspace, plan)
         _tie(staged, plan)
-        for folder in folders:
-            if (folder.root / FINGERPRINT_NAME).is_file():
-                read_fingerprint(folder.root / FINGERPRINT_NAME, folder.dataset).save(workspace.fingerprint)
+        fingerprint = _fingerprint(folders)
         shutil.copyfile(folders[0].root / DESCRIPTION_NAME, staged.imported)
         for model in models:
             _move_folds(model, staged, workspace)
         staged.imported.replace(workspace.imported)
+        if fingerprint is not None:
+            fingerprint.save(workspace.fingerprint)
         plan.save(workspace.plan)
     return models
+
+
+def _fingerprint(folders: Sequence[_ModelFolder]) -> Fingerprint | None:
+    """Return what the training data were like, from the first file that can be used; without it no scan is unusual."""
+    for folder in folders:
+        path = folder.root / FINGERPRINT_NAME
+        if not path.is_file():
+            continue
+        try:
+            return read_fingerprint(path, folder.dataset)
+        except (ArtefactError, DatasetError) as error:
+            _logger.warning("%s Scans that are unlike the training data are not warned of by it.", error)
+    return None
 
 
 def _find_models(source: Path, scratch: Path, checkpoint_name: str) -> Iterator[_ModelFolder]:

@@ -1,5 +1,6 @@
 """Checkpoints of nnU-Net v2: read without running anything that is in them, and renamed for our network."""
 
+import math
 import pickle
 import re
 import warnings
@@ -15,6 +16,9 @@ from torch import Tensor
 from autoseg.core.errors import ArtefactError
 from autoseg.network.unet import UNet
 from autoseg.plan.schema import NetworkPlan
+
+DISTRIBUTED_PREFIX = "module."
+"""In front of every name, where several processes trained together; nnU-Net takes it off as it loads."""
 
 _DAMAGED = (
     OSError,
@@ -57,7 +61,8 @@ class NnunetCheckpoint:
         num_epochs: That were trained.
         device: That trained.
         seconds: That the epochs took.
-        dice: Of the last epoch's patches, one entry per foreground class; empty if it was not noted.
+        dice: Of the last epoch's patches, one entry per foreground class, None of one that did not occur in them; empty
+            if it was not noted.
     """
 
     weights: Mapping[str, Tensor] = field(repr=False)
@@ -70,7 +75,7 @@ class NnunetCheckpoint:
     num_epochs: int
     device: str
     seconds: float
-    dice: tuple[float, ...]
+    dice: tuple[float | None, ...]
 
 
 def read_checkpoint(path: Path, where: Path) -> NnunetCheckpoint:
@@ -90,7 +95,10 @@ def read_checkpoint(path: Path, where: Path) -> NnunetCheckpoint:
         curves, arguments = document.get("logging") or {}, document["init_args"]
         fold, dataset_name = arguments.get("fold"), (arguments.get("plans") or {}).get("dataset_name")
         return NnunetCheckpoint(
-            weights={str(name): tensor for name, tensor in document["network_weights"].items()},
+            weights={
+                str(name).removeprefix(DISTRIBUTED_PREFIX): tensor
+                for name, tensor in document["network_weights"].items()
+            },
             configuration=str(arguments["configuration"]),
             fold=None if fold is None else str(fold),
             dataset_name=None if dataset_name is None else str(dataset_name),
@@ -100,7 +108,7 @@ def read_checkpoint(path: Path, where: Path) -> NnunetCheckpoint:
             num_epochs=int(document["current_epoch"]),
             device=str(arguments.get("device", "unknown")),
             seconds=_duration_s(curves),
-            dice=tuple(float(score) for score in (curves.get("dice_per_class_or_region") or [()])[-1]),
+            dice=tuple(_score(value) for value in (curves.get("dice_per_class_or_region") or [()])[-1]),
         )
     except _DAMAGED as error:
         raise _refused(where, error) from None
@@ -184,7 +192,13 @@ def _original_name(name: str) -> str:
 def _duration_s(curves: Mapping[str, Any]) -> float:
     """Return the seconds between starts and ends of the epochs, as far as they were noted."""
     starts, ends = curves.get("epoch_start_timestamps") or (), curves.get("epoch_end_timestamps") or ()
-    return float(sum(end - start for start, end in zip(starts, ends, strict=False)))
+    seconds = float(sum(end - start for start, end in zip(starts, ends, strict=False)))
+    return seconds if math.isfinite(seconds) else 0.0
+
+
+def _score(value: float) -> float | None:
+    """Return a score; None for the NaN that nnU-Net notes of a class that no patch of the epoch held."""
+    return float(value) if math.isfinite(value) else None
 
 
 def _refused(where: Path, error: Exception) -> ArtefactError:

@@ -58,6 +58,23 @@ def test_our_own_files_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("shape", "noted", "expected"),
+    [
+        ((1, 30, 20), (999, 1, 1), (1, 1, 1)),
+        ((1, 30, 20), (0.7 * 999, 0.7, 0.3), (1, 0.7, 0.3)),
+        ((1, 30, 20), (5, 0.7, 0.7), (5, 0.7, 0.7)),
+        ((4, 30, 20), (999, 1, 1), (999, 1, 1)),
+    ],
+)
+def test_the_axis_that_pictures_lack_is_one_as_we_read_them(
+    tmp_path: Path, shape: tuple[int, ...], noted: tuple[float, ...], expected: tuple[float, ...]
+) -> None:
+    changed = {**_nnunet_fingerprint(), "shapes_after_crop": [shape], "spacings": [noted]}
+    (case,) = read_fingerprint(_write(tmp_path / "dataset_fingerprint.json", changed), DATASET).cases
+    assert case.spacing == expected
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"spacings": [[1, 1, 1]]}, r"dataset_fingerprint.json: must be a fingerprint of 1 channels"),

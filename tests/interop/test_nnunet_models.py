@@ -20,7 +20,7 @@ from autoseg.core.workspace import ALL_DATA, Workspace
 from autoseg.data.image import Image
 from autoseg.interop.nnunet_models import import_nnunet
 from autoseg.network.checkpoint import load_network
-from autoseg.pipeline import PackRequest, load_predictor, pack
+from autoseg.pipeline import PackRequest, choose_networks, load_predictor, pack
 from autoseg.pipeline.packing.packed_model import read_manifest
 from autoseg.pipeline.prediction.models import ModelChoice, load_model
 from autoseg.plan.schema import ConfigurationPlan, InferencePlan, Plan
@@ -29,6 +29,15 @@ from autoseg.train.record import TrainingRecord
 from tests.interop.nnunet_networks import configuration, dataset, plans, write_model
 
 CHECKPOINT = Path("fold_0", "checkpoint_final.pth")
+
+FINGERPRINT = {
+    "shapes_after_crop": [[9, 9, 9]],
+    "spacings": [[1.0, 1.0, 1.0]],
+    "median_relative_size_after_cropping": 1.0,
+    "foreground_intensity_properties_per_channel": {
+        "0": dict.fromkeys(("mean", "median", "std", "min", "max", "percentile_00_5", "percentile_99_5"), 1.0)
+    },
+}
 
 
 @pytest.mark.parametrize("axes", [2, 3])
@@ -109,6 +118,74 @@ def test_torch_resampling_is_linear_interpolation_of_ours() -> None:
     assert np.allclose(resample_array(array, (8, 14, 7), (1, 1, 1)), theirs, atol=1e-5)
     nearest = functional.interpolate(torch.from_numpy(array)[None, None], (8, 9, 12), mode="nearest-exact")[0, 0]
     assert np.allclose(resample_array(array, (8, 9, 12), axis_orders(1, 0, 0)), nearest.numpy(), atol=1e-5)
+
+
+def test_a_class_without_a_score_has_none(tmp_path: Path) -> None:
+    """nnU-Net notes NaN of a class that no patch of the last epoch held."""
+    write_model(tmp_path / "model", plans(_3d_fullres=configuration()), "3d_fullres")
+    _rewrite(
+        tmp_path / "model",
+        lambda document: document["logging"].update(
+            dice_per_class_or_region=[[np.float32("nan"), np.float64(0.5)]], epoch_end_timestamps=[np.nan, 120.0]
+        ),
+    )
+    workspace = Workspace(tmp_path / "workspace")
+    import_nnunet([tmp_path / "model"], workspace)
+    record = TrainingRecord.load(workspace.fold("3d_fullres", 0).record)
+    assert (record.validation_dice, record.seconds) == ({"liver": None, "tumour": 0.5}, 0)
+
+
+def test_weights_of_several_processes_are_those_of_one(tmp_path: Path) -> None:
+    write_model(tmp_path / "model", plans(_3d_fullres=configuration()), "3d_fullres")
+    places = [Workspace(tmp_path / name) for name in ("one", "several")]
+    import_nnunet([tmp_path / "model"], places[0])
+    _rewrite(
+        tmp_path / "model",
+        lambda document: document.update(
+            network_weights={f"module.{name}": tensor for name, tensor in document["network_weights"].items()}
+        ),
+    )
+    import_nnunet([tmp_path / "model"], places[1])
+    first, second = (place.fold("3d_fullres", 0).weights.read_bytes() for place in places)
+    assert first == second
+
+
+def test_a_class_of_the_network_is_known_without_its_module(tmp_path: Path) -> None:
+    entry = configuration()
+    entry["architecture"]["network_class_name"] = "PlainConvUNet"
+    assert _imported(tmp_path, entry).network.kind == "plain"
+
+
+def test_a_fingerprint_that_cannot_be_used_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, kind in (("one", "3d_fullres"), ("two", "3d_lowres")):
+        write_model(tmp_path / name, _cascade_plans(), kind)
+    broken = {**FINGERPRINT, "median_relative_size_after_cropping": float("nan")}
+    (tmp_path / "one" / "dataset_fingerprint.json").write_text(json.dumps(broken))
+    import_nnunet([tmp_path / "one"], Workspace(tmp_path / "without"))
+    assert "dataset_fingerprint.json: must be a fingerprint" in caplog.text
+    assert not Workspace(tmp_path / "without").fingerprint.exists()
+    (tmp_path / "two" / "dataset_fingerprint.json").write_text(json.dumps(FINGERPRINT))
+    import_nnunet([tmp_path / "one", tmp_path / "two"], Workspace(tmp_path / "with"))
+    assert Workspace(tmp_path / "with").fingerprint.exists()
+
+
+def test_an_import_that_fails_late_leaves_no_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path / "model", plans(_3d_fullres=configuration()), "3d_fullres")
+    (tmp_path / "model" / "dataset_fingerprint.json").write_text(json.dumps(FINGERPRINT))
+
+    def full(*_: object) -> None:
+        raise PlanError("the disk is full. Make room.")
+
+    monkeypatch.setattr("autoseg.interop.nnunet_models._move_folds", full)
+    assert "the disk is full" in _refused(tmp_path)
+
+
+@pytest.mark.parametrize(("stages", "usual"), [(("3d_lowres",), "3d_lowres"), (("low", "high"), "3d_cascade_fullres")])
+def test_an_imported_model_predicts_without_being_named(tmp_path: Path, stages: tuple[str, ...], usual: str) -> None:
+    sources = _write_cascade(tmp_path)[: len(stages)]
+    workspace = Workspace(tmp_path / "workspace")
+    import_nnunet(sources, workspace)
+    assert choose_networks(workspace).configuration == usual
 
 
 def test_regions_and_voxels_without_annotation_are_kept(tmp_path: Path) -> None:
@@ -321,6 +398,7 @@ def test_a_checkpoint_of_something_else_is_named(tmp_path: Path, entry: str) -> 
         (lambda entry: entry["architecture"]["arch_kwargs"].update(block="Bottleneck"), "arch_kwargs.block"),
         (lambda entry: entry["architecture"]["arch_kwargs"].update(kernel_sizes=2), "kernels must be odd"),
         (lambda entry: entry["architecture"]["arch_kwargs"].update(strides=[[1, 1, 1]]), "must have 3 entries"),
+        (lambda entry: entry["resampling_fn_probabilities_kwargs"].update(order=6), "less than or equal to 5"),
         (lambda entry: entry.pop("spacing"), "spacing"),
     ],
 )
@@ -343,6 +421,12 @@ def test_a_reader_that_turns_images_is_refused(tmp_path: Path) -> None:
         "3d_fullres",
     )
     assert "image_reader_writer" in _refused(tmp_path)
+
+
+def test_other_rules_for_labels_are_refused(tmp_path: Path) -> None:
+    document = {**plans(_3d_fullres=configuration()), "label_manager": "MyLabelManager"}
+    write_model(tmp_path / "model", document, "3d_fullres")
+    assert "label_manager" in _refused(tmp_path)
 
 
 def test_an_imported_model_predicts_the_same_after_packing(tmp_path: Path) -> None:

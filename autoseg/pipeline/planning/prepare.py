@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 CPU_PRESET = "cpu"
 """What is planned for where there is no GPU, no preset was named, and training follows at once or has a budget."""
 
+USUAL: tuple[ConfigurationName, ...] = ("3d_fullres", "2d", "3d_cascade_fullres", "3d_lowres")
+"""Configurations in the order in which one is taken where none is named; the last two alone in imported models."""
+
 AnArtefact = TypeVar("AnArtefact", bound=Artefact)
 
 
@@ -301,12 +304,12 @@ def suited_preset(asked: str | None, device: str) -> str | None:
 
 
 def choose_configuration(planned: Plan, asked: str | None) -> ConfigurationName:
-    """Return the configuration that was asked for; without one, `3d_fullres` where the plan has it, else `2d`.
+    """Return the configuration that was asked for; without one, the first of `USUAL` that the plan has.
 
     Raises:
         PlanError: If the plan lacks it.
     """
-    for name in (asked,) if asked else ("3d_fullres", "2d"):
+    for name in (asked,) if asked else USUAL:
         for known in planned.configurations:
             if known == name:
                 return known
