@@ -5,7 +5,9 @@ workers changes nothing.
 """
 
 import os
+import threading
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,11 @@ from autoseg.core.parallel import end_with_parent
 from autoseg.core.seeding import generator
 from autoseg.data.store import StoredCase, annotated_voxels, foreground_voxels, open_case, read_earlier, read_patch
 from autoseg.plan.schema import AugmentationPlan
-from autoseg.train.augment import AugmentationDraw, draw_augmentation, source_shape
+from autoseg.train.augment import OUTSIDE, AugmentationDraw, draw_augmentation, source_shape
 from autoseg.train.cascade import EarlierStage, draw_earlier
+
+WATCH_S = 2.0
+"""How often background processes are looked at from outside."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,10 @@ class Batch:
     """What the training step gets.
 
     Attributes:
-        images: (B, C, ...) float32, larger than the patch where a sample will be rotated or scaled.
-        labels: (B, ...) int16, class indices, -1 outside the scan, the number of classes where nothing is annotated.
+        images: (B, C, ...) float32, larger than the patch where a sample will be rotated or scaled; of the others, the
+            patch alone is there, in the middle of zeros.
+        labels: (B, ...) int16, class indices, -1 outside the scan and what is read of it, the number of classes where
+            nothing is annotated.
         draws: Augmentation of each sample; empty for validation.
         cases: Name of each sample's case.
         earlier: (B, ...) int16, class indices that the earlier stage of a cascade predicts; None for none.
@@ -89,14 +96,10 @@ class PatchSource:
         centres = [self._draw_centre(rng, case, sample) for sample, case in enumerate(cases)]
         draws = self._draw(rng, cases[0].image.shape[0])
         shape = source_shape(draws, plan.patch_size)
-        names, cases, centres, draws = names[plan.part], cases[plan.part], centres[plan.part], draws[plan.part]
-        boxes = [self._box(*found, shape) for found in zip(cases, centres, strict=True)]
-        images, labels = zip(*(read_patch(*found) for found in zip(cases, boxes, strict=True)), strict=True)
-        earlier = None
-        if stage is not None:
-            earlier = _stacked([read_earlier(*found) for found in zip(cases, boxes, strict=True)], shape)
-        image_shape = (len(cases), len(images[0]), *shape)
-        return Batch(np.stack(images).reshape(image_shape), _stacked(labels, shape), draws, names, earlier)
+        read = [plan.patch_size if draw.is_rigid else shape for draw in draws] or [shape] * len(cases)
+        part = plan.part
+        boxes = [self._box(*found) for found in zip(cases[part], centres[part], read[part], strict=True)]
+        return _read(cases[part], boxes, shape, draws[part], with_earlier=stage is not None)
 
     def _draw(self, rng: np.random.Generator, num_channels: int) -> list[AugmentationDraw]:
         plan = self.plan
@@ -151,9 +154,41 @@ class PatchSource:
         return tuple(box)
 
 
-def _stacked(maps: Sequence[NDArray[np.integer]], shape: tuple[int, ...]) -> NDArray[np.int16]:
-    """Return maps, (Z, Y, X) each, as (B, ...) of a shape that may lack the first axis."""
-    return np.stack(maps).reshape(len(maps), *shape).astype(np.int16)
+def _read(
+    cases: Sequence[StoredCase],
+    boxes: Sequence[Box],
+    shape: tuple[int, ...],
+    draws: list[AugmentationDraw],
+    *,
+    with_earlier: bool,
+) -> Batch:
+    """Return what lies in a box of each case, in the middle of a batch of arrays of a shape.
+
+    A sample that neither turns nor grows is read as far as its patch goes; nothing looks at what lies around it.
+    """
+    flat = (1,) * (3 - len(shape))
+    images = np.zeros((len(cases), cases[0].image.shape[0], *flat, *shape), np.float32)
+    labels = np.full((len(cases), *flat, *shape), OUTSIDE, np.int16)
+    earlier = np.full_like(labels, OUTSIDE) if with_earlier else None
+    for sample, (case, box) in enumerate(zip(cases, boxes, strict=True)):
+        place = _in_the_middle(box, labels.shape[1:])
+        images[sample][(slice(None), *place)], labels[sample][place] = read_patch(case, box)
+        if earlier is not None:
+            earlier[sample][place] = read_earlier(case, box)
+    return Batch(
+        images=images.reshape(*images.shape[:2], *shape),
+        labels=labels.reshape(-1, *shape),
+        draws=draws,
+        cases=[case.properties.name for case in cases],
+        earlier=None if earlier is None else earlier.reshape(-1, *shape),
+    )
+
+
+def _in_the_middle(box: Box, around: Sequence[int]) -> tuple[slice, ...]:
+    """Return where a box lies in a larger one; `centre_crop` takes it out again."""
+    sizes = [last - first for first, last in box]
+    starts = [(large - size) // 2 for size, large in zip(sizes, around, strict=True)]
+    return tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
 
 
 class _Loader:
@@ -202,8 +237,10 @@ def load_batches(source: PatchSource, first_step: int, num_workers: int) -> Gene
         return
     loader = MultiThreadedAugmenter(_Loader(source, first_step, num_workers), None, num_workers, num_cached_per_queue=2)
     try:
-        for item in loader:
-            yield _batch_of(item)
+        loader._start()  # noqa: SLF001 - its processes, before there is a thread that they would inherit
+        with _watched(loader):
+            for item in loader:
+                yield _batch_of(item)
     except RuntimeError:
         raise TrainingError(
             "patches: background workers must live as long as the training, got the death of one. Mend what is"
@@ -211,6 +248,28 @@ def load_batches(source: PatchSource, first_step: int, num_workers: int) -> Gene
         ) from None
     finally:
         loader._finish()  # noqa: SLF001 - batchgenerators has no public way to end its workers
+
+
+@contextmanager
+def _watched(loader: MultiThreadedAugmenter) -> Iterator[None]:
+    """Within the block, end a loader when one of its processes is gone.
+
+    It looks itself, but not while it reads a batch: where the process was killed that was about to write the rest of
+    it, it would wait for ever.
+    """
+    over, processes = threading.Event(), list(loader._processes)  # noqa: SLF001 - batchgenerators does not show them
+
+    def watch() -> None:
+        while not over.wait(WATCH_S):
+            if not all(process.is_alive() for process in processes):
+                loader.abort_event.set()
+                return
+
+    threading.Thread(target=watch, daemon=True, name="watch workers").start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _batch_of(item: dict[str, Any]) -> Batch:

@@ -1,16 +1,27 @@
+import math
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
+import torch
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 
 from autoseg.core.errors import ArtefactError, TrainingError
-from autoseg.data.store import open_case, write_earlier
+from autoseg.core.geometry import Box
+from autoseg.data.store import StoredCase, open_case, read_patch, write_earlier
 from autoseg.train import sampling
+from autoseg.train.augment import AugmentationDraw, apply_augmentation
 from autoseg.train.cascade import EarlierDraw, EarlierStage
 from autoseg.train.sampling import Batch, PatchSource, SamplingPlan, load_batches
 from tests.train.plans import augmentation, store
@@ -122,6 +133,42 @@ def test_what_moves_is_centred_on_the_patch(folder: Path) -> None:
         assert np.array_equal(centre, small[0])
 
 
+@pytest.mark.parametrize("patch_size", [(6, 6, 6), (6, 8)])
+def test_what_does_not_move_is_read_as_far_as_its_patch_goes_and_learnt_from_alike(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, patch_size: tuple[int, ...]
+) -> None:
+    """To the network, no bit differs from what it would see if every sample were read as widely as the widest."""
+    recipe = augmentation(0.3, **EARLIER_ALWAYS)
+    source = _source_with_earlier(folder, augmentation=recipe, patch_size=patch_size, batch_size=5)
+    num_read: list[int] = []
+
+    def counting(case: StoredCase, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        num_read.append(math.prod(last - first for first, last in box))
+        return read_patch(case, box)
+
+    monkeypatch.setattr(sampling, "read_patch", counting)
+    spared = 0
+    for step in range(20):
+        batch = source.batch(step)
+        with monkeypatch.context() as patch:
+            patch.setattr(AugmentationDraw, "is_rigid", False)
+            wide = source.batch(step)
+        assert batch.draws == wide.draws
+        for number, wanted, draw in zip(num_read[-10:-5], num_read[-5:], batch.draws, strict=True):
+            assert number == (math.prod(patch_size) if draw.is_rigid else wanted)
+            spared += wanted > number
+        for seen, expected in zip(_seen(batch, patch_size), _seen(wide, patch_size), strict=True):
+            assert torch.equal(seen, expected)
+    assert 10 < spared < 90
+
+
+def _seen(batch: Batch, patch_size: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images and maps as the network gets them."""
+    assert batch.earlier is not None
+    images, *maps = (torch.from_numpy(found) for found in (batch.images, batch.labels, batch.earlier))
+    return apply_augmentation(images, torch.stack(maps, dim=1), batch.draws, patch_size)
+
+
 @pytest.mark.parametrize(
     ("batch_size", "fraction", "num_free"), [(2, 0.33, 1), (12, 0.33, 8), (3, 0.33, 2), (4, 0.0, 4), (4, 1.0, 0)]
 )
@@ -214,7 +261,10 @@ def test_the_death_of_a_worker_is_named(folder: Path, monkeypatch: pytest.Monkey
         """Stands for batchgenerators' loader, which raises this once a process of it is gone."""
 
         def __init__(self, *_: object, **__: object) -> None:
-            self.is_finished = False
+            self.is_finished, self._processes = False, list[object]()
+
+        def _start(self) -> None:
+            pass
 
         def __iter__(self) -> "Dying":
             return self
@@ -228,6 +278,54 @@ def test_the_death_of_a_worker_is_named(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sampling, "MultiThreadedAugmenter", Dying)
     with pytest.raises(TrainingError, match=r"background workers must live .* the last checkpoint is intact"):
         next(load_batches(_source(folder, ("a",)), 0, 2))
+
+
+def _write_half_and_die(connection: Connection, content: bytes) -> None:
+    """Stand for `Connection._send` in a process that the system kills for want of memory."""
+    os.write(connection.fileno(), content[: len(content) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of batchgenerators' thread
+def test_a_worker_that_is_killed_while_its_batch_is_read_is_no_reason_to_wait(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, taken = sampling._Loader.__next__, list[int]()
+
+    def take_or_die(loader: sampling._Loader) -> dict[str, object]:
+        found = take(loader)
+        taken.append(1)
+        if len(taken) == 2:
+            time.sleep(0.5)  # Until the first is on its way.
+            Connection._send = _write_half_and_die  # type: ignore[attr-defined]
+        return found
+
+    monkeypatch.setattr(sampling._Loader, "__next__", take_or_die)
+    monkeypatch.setattr(sampling, "WATCH_S", 0.1)
+    finish = MultiThreadedAugmenter._finish
+    monkeypatch.setattr(MultiThreadedAugmenter, "_finish", lambda self, **_: finish(self, timeout=0.5))
+    batches = load_batches(_source(folder, ALL), 0, 1)
+    with _at_most(20):
+        next(batches)
+        with pytest.raises(TrainingError, match="background workers must live"):
+            next(batches)
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Within the block, raise an error when it takes longer."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _source_with_earlier(folder: Path, **changes: object) -> PatchSource:
