@@ -1,7 +1,7 @@
 """Which device computes, and in which precision."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -79,6 +79,11 @@ def mixed_precision(device: torch.device, precision: Precision) -> AbstractConte
     if precision == "float32":
         return _exactly()  # Not every device, nor every torch, knows an autocast that does nothing.
     return torch.autocast(device.type, torch.bfloat16 if precision == "bfloat16" else torch.float16)
+
+
+def gradients_in(precision: Precision) -> AbstractContextManager[object]:
+    """Return the context for a backward pass: what the forward pass has computed exactly, it does as well."""
+    return _exactly() if precision == "float32" else nullcontext()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.network.checkpoint import load_weights
-from autoseg.network.device import Precision, best_precision, choose_device, mixed_precision, send
+from autoseg.network.device import Precision, best_precision, choose_device, gradients_in, mixed_precision, send
 from autoseg.network.unet import UNet, place
 from autoseg.plan.accumulation import samples_at_once
 from autoseg.plan.schema import ConfigurationPlan, TrainingPlan
@@ -125,7 +125,8 @@ class Trainer:
                 logits = self.network.forward_all(some_images)
             part = Part(len(some_images) / self.configuration.batch_size, self.team.total)
             partial = supervised_loss(logits, some_labels.clamp(min=0), self.weights, self.objective, part)
-            torch.autograd.backward(self.scaler.scale(partial))
+            with gradients_in(self.precision):
+                torch.autograd.backward(self.scaler.scale(partial))
             loss += partial.detach()
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
         self.team.add_up([*gradients, loss])

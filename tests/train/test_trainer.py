@@ -37,6 +37,23 @@ def test_a_batch_taken_in_parts_teaches_the_same(
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * largest)
 
 
+@pytest.mark.parametrize(("precision", "allows"), [("float32", False), ("bfloat16", True)])
+def test_what_is_computed_exactly_is_learnt_from_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, allows: bool
+) -> None:
+    """Convolutions look at the switch when they run, forwards and backwards."""
+    monkeypatch.setattr(module, "best_precision", lambda device: precision)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    trainer = Trainer(training(), cube_configuration(), "cpu", seed=0)
+    seen = []
+    for parameter in trainer.network.parameters():
+        parameter.register_hook(lambda gradient: seen.append(torch.backends.cudnn.allow_tf32))  # type: ignore[no-untyped-call]
+    trainer.step(_batch(tmp_path, trainer.configuration), rate=0.0, step=0)
+    assert seen
+    assert set(seen) == {allows}
+    assert torch.backends.cudnn.allow_tf32
+
+
 @pytest.mark.parametrize(("change", "expected"), [({}, 1), ({"batch_dice": True}, 2), ({"has_ignored": True}, 2)])
 def test_large_patches_pass_one_by_one_where_the_loss_is_a_mean(change: dict[str, bool], expected: int) -> None:
     configuration = cube_configuration((128, 128, 128)).model_copy(update=change)
