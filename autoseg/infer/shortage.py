@@ -1,4 +1,4 @@
-"""Memory that does not suffice: how it shows, and what is left to try."""
+"""Memory that does not suffice: what is left to try."""
 
 import copy
 from collections.abc import Sequence
@@ -6,20 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
-"""Of errors that torch raises without a type of their own."""
+from autoseg.network.shortage import is_shortage, is_shortage_of_device
 
-
-def is_shortage(error: BaseException) -> bool:
-    """Return whether an error says that memory, of the device or of the machine, was not enough."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError | OSError) and any(text in str(error).lower() for text in _MESSAGES)
-
-
-def is_shortage_of_device(error: BaseException) -> bool:
-    """Return whether it is the memory of a GPU that was not enough."""
-    return isinstance(error, torch.OutOfMemoryError)
+__all__ = ["copies_on_cpu", "is_shortage", "is_shortage_of_device"]
 
 
 def copies_on_cpu(networks: Sequence[nn.Module]) -> tuple[nn.Module, ...]:

@@ -1,7 +1,5 @@
 """What ends a training against its will: one sentence each, and the last checkpoint stays intact."""
 
-import errno
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,29 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 
+from autoseg.core.disk import not_writable
 from autoseg.core.errors import ArtefactError, TrainingError
+from autoseg.network.shortage import is_shortage, is_shortage_of_device
 from autoseg.plan.schema import AugmentationPlan, TrainingPlan
 from autoseg.train.augment import AugmentationDraw, draw_augmentation
+from autoseg.train.distributed import ALONE, Team
 from autoseg.train.sampling import Batch
 
 INTACT = "The last checkpoint is intact, and the same command goes on from it."
 
-_NOT_WRITABLE = "Make the folder writable, or name another one with --workspace."
-_REMEDIES = {
-    errno.ENOSPC: "Free some space.",
-    errno.EDQUOT: "Free some of the quota.",
-    errno.EFBIG: "Raise the limit on the size of files.",
-    errno.EROFS: _NOT_WRITABLE,
-    errno.EACCES: _NOT_WRITABLE,
-    errno.EPERM: _NOT_WRITABLE,
-}
-
 _GIB = r"([\d.]+ [KMGT]iB)"
-_SHORTAGE = re.compile(r"out of memory|not enough memory|can(no|')t allocate memory", re.IGNORECASE)
-"""What errors of torch say that have no type of their own: of a context on a full GPU, of MPS, of a CPU."""
 
 
 @contextmanager
@@ -44,19 +32,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        number = _error_number(error)
-        reason = os.strerror(number) if number else str(error).partition("\n")[0]
-        remedy = _REMEDIES.get(number, "Free some space, or make the folder writable.")
-        raise TrainingError(f"{path}: must be writable, got: {reason}. {remedy} {INTACT}") from error
-
-
-def _error_number(error: BaseException) -> int:
-    """Return the system's number of an error, be it behind another or only in its words; 0 if there is none."""
-    for cause in (error, error.__context__):
-        if isinstance(cause, OSError) and cause.errno:
-            return cause.errno
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found[1]) if found else 0
+        raise TrainingError(f"{not_writable(path, error)} {INTACT}") from error
 
 
 @contextmanager
@@ -74,7 +50,7 @@ def reading() -> Iterator[None]:
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Say how much memory the device lacks if it runs out of it within the block.
+    """Say how much memory the device lacks, or the machine, if it runs out of it within the block.
 
     Raises:
         TrainingError: Instead of torch's error.
@@ -82,11 +58,9 @@ def computing() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        if isinstance(error, RuntimeError) and not (
-            isinstance(error, torch.OutOfMemoryError) or _SHORTAGE.search(text)
-        ):
+        if not is_shortage(error):
             raise
+        text = str(error)
         sizes = [
             re.search(pattern, text)
             for pattern in (f"allocate {_GIB}", f"capacity of {_GIB}", f"of which {_GIB} is free")
@@ -95,13 +69,21 @@ def computing() -> Iterator[None]:
         if all(sizes):
             wanted, total, free = (found[1] for found in sizes if found)
             got = f"{wanted} more to allocate with {free} free of {total}"
+        place, fewer = ("device", "") if is_shortage_of_device(error) else ("machine", " use fewer --workers,")
         raise TrainingError(
-            f"training: a step must fit into the memory of the device, got: {got.rstrip('.')}. End what else runs on"
-            f" it, or plan with a smaller --gpu-memory. {INTACT}"
+            f"training: a step must fit into the memory of the {place}, got: {got.rstrip('.')}. End what else runs on"
+            f" it,{fewer} or plan with a smaller --gpu-memory. {INTACT}"
         ) from None
 
 
-def not_finite(step: int, found: str, batch: Batch, recipe: TrainingPlan, patch_size: tuple[int, ...]) -> TrainingError:
+def broken_samples(batch: Batch) -> list[int]:
+    """Return which samples of a batch have an image that is not finite."""
+    return [sample for sample, image in enumerate(batch.images) if not np.isfinite(image).all()]
+
+
+def not_finite(
+    step: int, found: str, batch: Batch, recipe: TrainingPlan, patch_size: tuple[int, ...], team: Team = ALONE
+) -> TrainingError:
     """Return the error for a step whose loss or gradient is not finite; it names cases and their augmentation.
 
     Args:
@@ -110,8 +92,14 @@ def not_finite(step: int, found: str, batch: Batch, recipe: TrainingPlan, patch_
         batch: Of the step; samples whose image is not finite are named alone.
         recipe: Of the training.
         patch_size: Of the network's input.
+        team: Processes that share the batch out, each of which must call this with its part.
     """
-    broken = [sample for sample, image in enumerate(batch.images) if not np.isfinite(image).all()]
+    broken = broken_samples(batch)
+    if team.any(bool(broken)) and not broken:
+        return TrainingError(
+            f"training, step {step}: loss and gradient must be finite, got {found} for a scan that another process"
+            f" has read. It names the scan, and what to do. {INTACT}"
+        )
     named = [
         f"{batch.cases[sample]} (augmentation: {changed_entries(batch.draws[sample], recipe.augmentation, patch_size)})"
         for sample in broken or range(len(batch.cases))

@@ -108,7 +108,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
         if not self.scaler.is_enabled() and not (torch.isfinite(loss) and torch.isfinite(norm)):
             found = f"loss {loss.item():.4g} and gradient norm {norm.item():.4g}"
-            raise not_finite(step, found, batch, self.recipe, self.configuration.patch_size)
+            raise not_finite(step, found, batch, self.recipe, self.configuration.patch_size, self.team)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
