@@ -1,5 +1,6 @@
 """Epoch after epoch of one training; between any two steps it can be left and gone on with."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,16 +9,19 @@ from typing import NoReturn
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from autoseg.core.errors import InterruptionError, TrainingError
 from autoseg.core.labels import Labels
 from autoseg.core.progress import Progress, Task
 from autoseg.core.workspace import FoldFolder
-from autoseg.train.failure import computing, not_finite, reading, writing
+from autoseg.train.failure import broken_samples, computing, not_finite, reading, writing
 from autoseg.train.record import OpenEpoch, Row, TrainingState, save_state
 from autoseg.train.sampling import Batch, PatchSource
 from autoseg.train.schedule import Clock, learning_rate
 from autoseg.train.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 FORWARD_SHARE = 1 / 3
 """Of a training step's operations; a guess at the time of validation before it was measured."""
@@ -27,6 +31,12 @@ CLASSES_SHOWN = 4
 
 WAITING_SHARE = 0.05
 """Of the time of an epoch's steps; where more passes until patches are there, loading slows the training down."""
+
+MOST_SKIPPED_SHARE = 0.1
+"""Of an epoch's steps, that half precision may skip because their loss is not finite; one in any case."""
+
+LEAST_SCALE = 1.0
+"""Of gradients in half precision; a lower one says that they are not finite even where they are not scaled up."""
 
 
 @dataclass(frozen=True)
@@ -127,16 +137,13 @@ def _learnt(fold: Fold, state: TrainingState) -> Row:
     """Return what the steps of the epoch came to.
 
     Raises:
-        TrainingError: If a loss is not finite: with scaled gradients, such steps are skipped in silence.
+        TrainingError: If half precision has skipped steps for what will not change.
     """
     epoch = state.under_way
     losses = torch.stack([loss.cpu() for loss in epoch.losses])
-    bad = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
-    if bad:
-        step = state.step - len(losses) + bad[0]
-        found = f"loss {losses[bad[0]].item()} in {len(bad)} of {len(losses)} steps"
-        patch_size = fold.trainer.configuration.patch_size
-        raise not_finite(step, found, fold.learning.batch(step), fold.trainer.recipe, patch_size)
+    if fold.trainer.scaler.is_enabled():
+        _judge_skipped(fold, state.step - len(losses), losses)
+        losses = losses[torch.isfinite(losses)]
     state.stepping_s += epoch.seconds
     state.waited_s += epoch.waited_s
     return {
@@ -144,6 +151,38 @@ def _learnt(fold: Fold, state: TrainingState) -> Row:
         "training_loss": losses.mean().item(),
         "waiting_share": epoch.waited_s / max(epoch.seconds, 1e-9),
     }
+
+
+def _judge_skipped(fold: Fold, first_step: int, losses: Tensor) -> None:
+    """Say how many steps half precision has skipped, as it may: the scale of the gradients is found by trial.
+
+    Args:
+        fold: That is trained.
+        first_step: Number of the epoch's first step.
+        losses: Of its steps.
+
+    Raises:
+        TrainingError: If a scan is not finite, or so much else that nothing is learnt.
+    """
+    trainer = fold.trainer
+    skipped = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
+    refused = partial(not_finite, recipe=trainer.recipe, patch_size=trainer.configuration.patch_size, team=trainer.team)
+    is_hopeless = len(skipped) > max(1, MOST_SKIPPED_SHARE * len(losses))
+    for place in skipped:
+        batch = fold.learning.batch(first_step + place)
+        if trainer.team.any(bool(broken_samples(batch))) or (is_hopeless and place == skipped[-1]):
+            found = f"loss {losses[place].item()} in {len(skipped)} of {len(losses)} steps"
+            raise refused(first_step + place, found, batch)
+    if (scale := trainer.scaler.get_scale()) < LEAST_SCALE:
+        last = first_step + len(losses) - 1
+        raise refused(last, f"gradients that are not, scaled by {scale:.2g}", fold.learning.batch(last))
+    if skipped and trainer.team.is_first:
+        log.warning(
+            "%s: half precision has skipped %d of %d steps whose loss was not finite. The training goes on.",
+            fold.folder.root,
+            len(skipped),
+            len(losses),
+        )
 
 
 def _validate(fold: Fold, state: TrainingState) -> Row:

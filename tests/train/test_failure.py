@@ -1,5 +1,6 @@
 """What ends a training against its will: one clear message, and a checkpoint from which it goes on."""
 
+import csv
 import errno
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -22,8 +24,10 @@ from autoseg.core.seeding import generator
 from autoseg.core.workspace import FoldFolder
 from autoseg.data.splits import Split
 from autoseg.network.checkpoint import save_weights
+from autoseg.network.unet import UNet
 from autoseg.train import trainer
 from autoseg.train.augment import draw_augmentation
+from autoseg.train.distributed import Team
 from autoseg.train.failure import changed_entries, computing, not_finite, reading, writing
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.loop import FoldData, TrainingRequest, train_fold
@@ -187,14 +191,6 @@ def test_a_folder_that_may_only_be_read_is_named(
     assert begun.record.exists()
 
 
-def test_writing_finds_the_cause_behind_what_a_library_says() -> None:
-    said = RuntimeError("unexpected pos 64 vs 0")
-    said.__context__ = OSError(errno.ENOSPC, "No space left on device")
-    expected = r"file: must be writable, got: No space left on device\. Free some space\."
-    with pytest.raises(TrainingError, match=expected), writing(Path("file")):
-        raise said
-
-
 @pytest.mark.parametrize("suffix", [".image.b2nd", ".label.b2nd", ".json", ".voxels.npz"])
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_preprocessed_file_that_vanishes_is_named(
@@ -258,6 +254,59 @@ def test_the_scan_that_is_not_finite_is_named_alone(
     assert not re.search(r" [acd] \(augmentation", message)
 
 
+def _half_precision_with_bad_steps(monkeypatch: pytest.MonkeyPatch, bad_steps: set[int]) -> None:
+    """Train in float16, where the loss of some steps is too large."""
+    monkeypatch.setattr(trainer, "best_precision", lambda device: "float16")
+    take = trainer.Trainer.step
+
+    def step(self: trainer.Trainer, batch: Batch, rate: float, step: int) -> torch.Tensor:
+        loss = take(self, batch, rate, step)
+        return torch.full_like(loss, torch.inf) if step in bad_steps else loss
+
+    monkeypatch.setattr(trainer.Trainer, "step", step)
+
+
+def test_a_step_that_half_precision_skips_is_told_and_left_out(
+    cases: Path, begun: FoldFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _half_precision_with_bad_steps(monkeypatch, {6})
+    with caplog.at_level("WARNING", logger="autoseg"):
+        _train(cases, begun)
+    assert "half precision has skipped 1 of 4 steps whose loss was not finite" in caplog.text
+    with begun.history.open(newline="") as stream:
+        losses = [float(row["training_loss"]) for row in csv.DictReader(stream)]
+    assert len(losses) == 3
+    assert np.isfinite(losses).all()
+
+
+def test_a_loss_that_half_precision_seldom_holds_ends_the_training(
+    cases: Path, begun: FoldFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _half_precision_with_bad_steps(monkeypatch, {5, 6})
+    with pytest.raises(TrainingError, match=r"step 6: .*got loss inf in 2 of 4 steps for the cases: .*learning rate"):
+        _train(cases, begun)
+
+
+def test_gradients_that_half_precision_never_holds_end_the_training(
+    cases: Path, begun: FoldFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is finite in every step, and every step is skipped: the scale falls and falls."""
+    monkeypatch.setattr(trainer, "best_precision", lambda device: "float16")
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=8.0))
+    forward = UNet.forward_all
+
+    def spoilt(network: UNet, x: torch.Tensor) -> list[torch.Tensor]:
+        outputs = forward(network, x)
+        outputs[0].register_hook(lambda gradient: gradient * torch.inf)  # type: ignore[no-untyped-call]
+        return outputs
+
+    monkeypatch.setattr(UNet, "forward_all", spoilt)
+    with pytest.raises(
+        TrainingError, match=r"must be finite, got gradients that are not, scaled by 0\.5 for the cases"
+    ):
+        _train(cases, begun)
+
+
 def _batch(images: list[float]) -> Batch:
     rng = generator(0, "batch")
     draws = [draw_augmentation(rng, augmentation(0.0), (4, 4, 4), 1) for _ in images]
@@ -271,6 +320,19 @@ def test_where_every_image_is_finite_all_cases_are_named() -> None:
     assert "step 7: loss and gradient must be finite, got loss inf" in message
     assert "case_0 (augmentation: none); case_1 (augmentation: none)" in message
     assert "learning rate" in message
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [([1.0, 2.0], "for a scan that another process has read. It names the scan"), ([1.0, np.inf], "case_1 (augm")],
+)
+def test_the_process_that_has_read_the_scan_names_it_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, images: list[float], words: str
+) -> None:
+    monkeypatch.setattr(Team, "any", lambda team, flag: True)
+    message = str(not_finite(7, "loss nan", _batch(images), training(), (4, 4, 4), Team(0, 2)))
+    assert words in message
+    assert "case_0" not in message
 
 
 def test_changed_entries_are_those_that_change_something() -> None:
@@ -302,14 +364,24 @@ def test_memory_that_a_gpu_lacks_is_counted(cases: Path, begun: FoldFolder, monk
     [
         torch.OutOfMemoryError("the device is full"),
         RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA."),
-        RuntimeError("MPS backend out of memory (MPS allocated: 8.05 GB)."),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
-        MemoryError(),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
-def test_memory_is_lacking_whatever_the_wording(error: Exception) -> None:
-    said = re.escape(str(error).partition("\n")[0].rstrip(".") or "none left")
+def test_memory_that_the_device_lacks_is_told_in_its_words(error: Exception) -> None:
+    said = re.escape(str(error).partition("\n")[0].rstrip("."))
     with pytest.raises(TrainingError, match=rf"memory of the device, got: {said}\. End what else"), computing():
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes."), "DefaultCPUAllocator: can't .* 8 bytes"),
+        (MemoryError(), "none left"),
+    ],
+)
+def test_memory_that_the_machine_lacks_is_told_apart(error: Exception, said: str) -> None:
+    with pytest.raises(TrainingError, match=rf"memory of the machine, got: {said}\..*fewer --workers"), computing():
         raise error
 
 

@@ -149,5 +149,5 @@ def latest_row(folder: FoldFolder) -> dict[str, str] | None:
 
 def _texts(row: dict[str, str]) -> dict[str, str]:
     """Return what stands beside a line: losses, learning and held out, and mean Dice."""
-    losses = "/".join(f"{float(row[name]):.3f}" for name in ("training_loss", "validation_loss"))
+    losses = "/".join(f"{float(row[name] or 'nan'):.3f}" for name in ("training_loss", "validation_loss"))
     return {"loss": losses, "dice": f"{float(row['dice'] or 'nan'):.3f}"}
