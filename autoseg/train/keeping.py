@@ -4,11 +4,9 @@ import logging
 import shutil
 from pathlib import Path
 
-import torch
-
 from autoseg.core.workspace import FoldFolder
 from autoseg.train.failure import writing
-from autoseg.train.record import DAMAGED, TrainingRecord
+from autoseg.train.record import begun_in
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +21,11 @@ def make_room(folder: FoldFolder, identity: str) -> None:
     Raises:
         TrainingError: If the folder cannot be written.
     """
-    found = _identity_in(folder)
-    if found is None or found == identity:
+    found = begun_in(folder)
+    if found is None or found.identity == identity:
         return
     with writing(folder.root):
-        kept = folder.aside(found)
+        kept = folder.aside(found.identity)
         shutil.rmtree(kept.root, ignore_errors=True)
         _leave(folder, kept)
         log.info("%s: settings or cases have changed. What was trained is kept in %s.", folder.root, kept.root)
@@ -35,19 +33,6 @@ def make_room(folder: FoldFolder, identity: str) -> None:
         if again.root.exists():
             _return(again, folder)
             log.info("%s: was trained like this before, and is back.", folder.root)
-
-
-def _identity_in(folder: FoldFolder) -> str | None:
-    """Return the identity of a training that is over or broken off; None if there is none that can be read."""
-    if folder.record.exists():
-        return TrainingRecord.load(folder.record).identity
-    if not folder.checkpoint.exists():
-        return None
-    try:
-        document = torch.load(folder.checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        return str(document["identity"])
-    except DAMAGED:
-        return None  # Who goes on with it says what to do.
 
 
 def _leave(folder: FoldFolder, kept: FoldFolder) -> None:

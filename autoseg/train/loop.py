@@ -1,7 +1,6 @@
 """The training of one network: one configuration, one fold, from an empty folder or a checkpoint to the record."""
 
 import logging
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,7 +12,6 @@ import filelock
 import numpy as np
 import torch
 
-import autoseg
 from autoseg.core.artefact import digest_of, digest_of_file
 from autoseg.core.errors import TrainingError
 from autoseg.core.labels import Labels
@@ -33,6 +31,7 @@ from autoseg.train.record import (
     CASES,
     EARLIER_STAGE,
     MODEL,
+    RECIPE,
     WEIGHTS,
     Row,
     TrainingRecord,
@@ -43,6 +42,7 @@ from autoseg.train.record import (
 from autoseg.train.sampling import PatchSource, SamplingPlan, load_batches
 from autoseg.train.schedule import Clock
 from autoseg.train.trainer import Trainer
+from autoseg.train.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class TrainingRequest:
         configuration: Entry of the plan.
         fold: Number of the split; `all-data` holds no case out.
         num_epochs: Length in epochs; None where the budget decides.
-        budget_s: Length in seconds of wall time, all included; None where the epochs decide.
+        budget_s: Length in seconds of wall time, of the training alone; None where the epochs decide.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         seed: Of weights, patches and augmentation.
         num_workers: Background processes that load patches; 0 loads between the steps.
@@ -135,9 +135,11 @@ def train_fold(
             record = TrainingRecord.load(folder.record)
             if record.identity != identity:
                 raise TrainingError(different_training(folder))
+            team.by_first(partial(_forget_checkpoint, folder))
             return record
         clock_start = time.monotonic()
         state = load_state(identity, folder)
+        state.recipe = plan.recipe_digest(request.configuration)
         clock = Clock(request.num_epochs, request.budget_s, state.spent_s, clock_start)
         configuration = plan.configurations[request.configuration]
         with computing():
@@ -163,11 +165,24 @@ def train_fold(
                 after_epoch=partial(hooks.after_epoch, request.configuration, request.fold),
             )
             train_epochs(fold, state, progress)
-        recipe = plan.recipe_digest(request.configuration)
         model = plan.model_digest(request.configuration)
-        digests = {"plan": plan.digest(), MODEL: model, "recipe": recipe, "dataset": data.digest}
+        digests = {"plan": plan.digest(), MODEL: model, RECIPE: state.recipe, "dataset": data.digest}
         made_from = digests | origins
         return team.by_first(partial(_finish, fold, state, request, made_from))
+
+
+def throw_away(folder: FoldFolder, patience_s: float) -> None:
+    """Delete what earlier trainings have left in a folder.
+
+    Args:
+        folder: Of trainings.
+        patience_s: How long a training may take to leave that is leaving.
+
+    Raises:
+        TrainingError: If a training runs there, or the folder cannot be written.
+    """
+    with _locked(folder, ALONE, patience_s):
+        _clear(folder)
 
 
 def is_finished(plan: Plan, data: FoldData, folder: FoldFolder, request: TrainingRequest) -> bool:
@@ -222,7 +237,7 @@ def _finish(fold: Fold, state: TrainingState, request: TrainingRequest, made_fro
         seconds=fold.clock.elapsed_s(),
         device=_device_name(trainer.device),
         precision=trainer.precision,
-        versions=_versions(),
+        versions=versions(),
         validation_dice=_class_dice(state.history[-1], fold.labels),
         waiting_share=state.waited_s / max(state.stepping_s, 1e-9),
         num_processes=request.team.size,
@@ -231,8 +246,14 @@ def _finish(fold: Fold, state: TrainingState, request: TrainingRequest, made_fro
         log.warning("%s", waiting_sentence(record.waiting_share, request.num_workers))
     with writing(folder.record):
         record.save(folder.record)
-    folder.checkpoint.unlink(missing_ok=True)
+    _forget_checkpoint(folder)
     return record
+
+
+def _forget_checkpoint(folder: FoldFolder) -> None:
+    """Delete the checkpoint of a training that is over, which may have been killed before it did so."""
+    with writing(folder.checkpoint):
+        folder.checkpoint.unlink(missing_ok=True)
 
 
 def _require_cases(split: Split, request: TrainingRequest) -> None:
@@ -244,9 +265,9 @@ def _require_cases(split: Split, request: TrainingRequest) -> None:
 
 
 @contextmanager
-def _locked(folder: FoldFolder, team: Team) -> Iterator[None]:
+def _locked(folder: FoldFolder, team: Team, patience_s: float = 0.0) -> Iterator[None]:
     """Within the block, the first process holds the folder for all."""
-    lock = filelock.FileLock(folder.lock, timeout=0)
+    lock = filelock.FileLock(folder.lock, timeout=patience_s)
     team.by_first(partial(_hold, lock, folder))
     try:
         yield
@@ -295,11 +316,3 @@ def _class_dice(row: Row, labels: Labels) -> dict[str, float | None]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _versions() -> dict[str, str]:
-    versions = {"autoseg": autoseg.__version__, "python": platform.python_version(), "numpy": np.__version__}
-    versions["torch"] = torch.__version__
-    if torch.version.cuda is not None:
-        versions["cuda"] = torch.version.cuda
-    return versions

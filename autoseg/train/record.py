@@ -26,6 +26,9 @@ EARLIER_STAGE = "earlier stage"
 MODEL = "model"
 """Entry of a record's `made_from`: `Plan.model_digest` of what was trained."""
 
+RECIPE = "recipe"
+"""Entry of a record's `made_from`, and of a checkpoint: `Plan.recipe_digest` of what was trained."""
+
 WEIGHTS = "weights"
 """Entry of a record's `made_from`: the file of weights that the record speaks of."""
 
@@ -97,6 +100,7 @@ class TrainingState:
         history: One row per epoch.
         under_way: The epoch that is not done.
         tensors: State of network, average, optimiser and gradient scaler, by name.
+        recipe: `Plan.recipe_digest` of what is trained.
     """
 
     identity: str
@@ -109,6 +113,7 @@ class TrainingState:
     history: list[Row] = field(default_factory=list)
     under_way: OpenEpoch = field(default_factory=OpenEpoch)
     tensors: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str = ""
 
 
 def save_state(state: TrainingState, folder: FoldFolder) -> None:
@@ -124,6 +129,7 @@ def save_state(state: TrainingState, folder: FoldFolder) -> None:
         "history": json.dumps(state.history),
         "under_way": {**vars(state.under_way), "losses": [loss.cpu() for loss in state.under_way.losses]},
         "tensors": dict(state.tensors),
+        RECIPE: state.recipe,
     }
     with replacing(folder.checkpoint) as temporary, temporary.open("wb") as stream:
         torch.save(document, stream)
@@ -158,6 +164,33 @@ def load_state(identity: str, folder: FoldFolder) -> TrainingState:
     if state.identity != identity:
         raise TrainingError(different_training(folder))
     return state
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Which training a folder holds.
+
+    Attributes:
+        identity: See `TrainingRecord`.
+        recipe: `Plan.recipe_digest` of what is trained.
+    """
+
+    identity: str
+    recipe: str
+
+
+def begun_in(folder: FoldFolder) -> Begun | None:
+    """Return which training of a folder is over or broken off; None if there is none that can be read."""
+    if folder.record.exists():
+        record = TrainingRecord.load(folder.record)
+        return Begun(record.identity, record.made_from.get(RECIPE, ""))
+    if not folder.checkpoint.exists():
+        return None
+    try:
+        document = torch.load(folder.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        return Begun(str(document["identity"]), str(document.get(RECIPE, "")))
+    except DAMAGED:
+        return None  # Who goes on with it says what to do.
 
 
 def different_training(folder: FoldFolder) -> str:

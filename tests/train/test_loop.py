@@ -22,7 +22,7 @@ from autoseg.network.unet import UNet
 from autoseg.plan.schema import Plan
 from autoseg.train import trainer
 from autoseg.train.epoch import waiting_sentence
-from autoseg.train.loop import FoldData, TrainingRequest, train_fold
+from autoseg.train.loop import FoldData, TrainingRequest, throw_away, train_fold
 from autoseg.train.record import TrainingRecord
 from autoseg.train.sampling import Batch, PatchSource, SamplingPlan
 from tests.train.plans import LABELS, cube_plan, store, store_cube, training
@@ -246,6 +246,24 @@ def test_a_finished_training_is_not_run_again(cases: Path, tmp_path: Path) -> No
     changed = FoldFolder(tmp_path).weights.stat().st_mtime_ns
     assert train_fold(cube_plan(), _data(cases), FoldFolder(tmp_path), _request(), Breaking(at_report=1)) == record
     assert FoldFolder(tmp_path).weights.stat().st_mtime_ns == changed
+
+
+def test_what_is_thrown_away_is_gone_but_not_under_a_training(cases: Path, tmp_path: Path) -> None:
+    folder = FoldFolder(tmp_path)
+    _train(cases, tmp_path, num_epochs=1)
+    with filelock.FileLock(folder.lock), pytest.raises(TrainingError, match="one training at a time"):
+        throw_away(folder, 0.0)
+    assert folder.record.exists()
+    throw_away(folder, 0.0)
+    assert {path.name for path in tmp_path.iterdir()} == {folder.lock.name}
+
+
+def test_a_training_that_is_over_has_no_checkpoint_however_it_ended(cases: Path, tmp_path: Path) -> None:
+    """It may have been killed after it wrote its record, and before it deleted the other."""
+    record = _train(cases, tmp_path, num_epochs=1)
+    FoldFolder(tmp_path).checkpoint.write_bytes(b"a checkpoint")
+    assert _train(cases, tmp_path, num_epochs=1) == record
+    assert not FoldFolder(tmp_path).checkpoint.exists()
 
 
 def test_restart_throws_an_earlier_training_away(cases: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from autoseg.core.errors import TrainingError
 from autoseg.core.workspace import FoldFolder
-from autoseg.train.record import TrainingState, load_state, save_state
+from autoseg.train.record import Begun, TrainingState, begun_in, load_state, save_state
 
 STATE = TrainingState(
     identity="identity",
@@ -28,6 +29,16 @@ def test_a_state_is_read_back(tmp_path: Path) -> None:
     with folder.history.open() as stream:
         rows = list(csv.DictReader(stream))
     assert rows == [{"epoch": "1", "dice": ""}, {"epoch": "2", "dice": "0.3"}]
+
+
+def test_it_says_which_training_it_is_of(tmp_path: Path) -> None:
+    folder = FoldFolder(tmp_path)
+    assert begun_in(folder) is None
+    save_state(replace(STATE, recipe="recipe"), folder)
+    assert begun_in(folder) == Begun("identity", "recipe")
+    assert load_state("identity", folder).recipe == "recipe"
+    folder.checkpoint.write_bytes(folder.checkpoint.read_bytes()[:500])
+    assert begun_in(folder) is None
 
 
 def test_nothing_there_is_the_beginning(tmp_path: Path) -> None:
