@@ -196,6 +196,8 @@ def _allocated(
     contents, length = wanted
     num_workers = request.data.num_workers
     if length.num_epochs is not None:
+        with watch.measure("check and plan"):
+            contents = _fitted(workspace, request, contents)
         _preprocess(workspace, contents.configurations, num_workers, progress, watch)
         with watch.measure("check and plan"):
             planned = load_plan(workspace)
@@ -221,6 +223,21 @@ def _allocated(
         for name in contents.configurations:
             fit_to_device(workspace, name, request.device)
         return contents, allocate(workspace, timed, contents)
+
+
+def _fitted(workspace: Workspace, request: RunRequest, contents: Contents) -> Contents:
+    """Prove all that is trained on the device before any of it is, as the plan may change; return what then is.
+
+    Jobs of a cluster prove their own, where its GPUs are.
+    """
+    if request.side_by_side.executor == "slurm":
+        return contents
+    for name in contents.configurations:
+        fit_to_device(workspace, name, request.device)
+        then = contents_of(workspace, load_plan(workspace), request.configurations, request.folds)
+        if then != contents:
+            return _fitted(workspace, request, then)
+    return contents
 
 
 def _preprocess(

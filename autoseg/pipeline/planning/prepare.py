@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from pydantic import Field
+
 from autoseg.core.artefact import Artefact, Record, digest_of
 from autoseg.core.errors import ArtefactError, DatasetError, PlanError
 from autoseg.core.parallel import begin_workers
@@ -96,6 +98,7 @@ class Planning(Artefact):
         time: To make the most of.
         timing: What that led to on a device; None until it was timed.
         proved: The memory, in GB, for which training steps fit the device, where they did not at first.
+        fitted: `Plan.recipe_digest` of configurations whose training steps have fitted a GPU.
     """
 
     preset: str | None
@@ -104,10 +107,12 @@ class Planning(Artefact):
     time: AskedTime | None = None
     timing: Timing | None = None
     proved: Decision | None = None
+    fitted: dict[ConfigurationName, str] = Field(default_factory=dict)
 
     def is_as_asked(self, other: "Planning") -> bool:
         """Return whether both were asked for in the same way, of the same dataset."""
-        return self.model_copy(update={"timing": other.timing, "proved": other.proved}) == other
+        taught = {"timing": other.timing, "proved": other.proved, "fitted": other.fitted}
+        return self.model_copy(update=taught) == other
 
 
 def check(source: Path, workspace: Workspace, options: DataOptions, progress: Progress) -> tuple[Dataset, CheckReport]:

@@ -1,5 +1,6 @@
 """On a GPU, a training step proves that a plan fits; where it does not, the plan is made anew for less memory."""
 
+import gc
 import logging
 
 import numpy as np
@@ -7,17 +8,20 @@ import torch
 
 from autoseg.core.errors import PlanError
 from autoseg.core.seeding import generator
-from autoseg.core.workspace import Workspace
+from autoseg.core.workspace import FoldFolder, Workspace
 from autoseg.data.dataset import Dataset
 from autoseg.fingerprint import Fingerprint
 from autoseg.network.device import choose_device
 from autoseg.network.probe import device_name
+from autoseg.network.shortage import is_shortage
 from autoseg.pipeline.planning.prepare import Planning, load_plan, plan_asked
+from autoseg.pipeline.training.status import is_held
 from autoseg.plan.memory import largest_source
 from autoseg.plan.planner import DatasetDescription
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import Alternative, ConfigurationName, Decision, Plan
 from autoseg.train.augment import AugmentationDraw
+from autoseg.train.record import begun_in
 from autoseg.train.sampling import Batch
 from autoseg.train.trainer import Trainer
 
@@ -36,8 +40,9 @@ MOST_STEPS = 30
 def fit_to_device(workspace: Workspace, name: ConfigurationName, device: str) -> None:
     """Make the plan of a workspace anew, for less memory, until training steps of a configuration fit the GPU.
 
-    Nothing is tried elsewhere than on a GPU, nor once a fold of the configuration has begun, as all folds are trained
-    by one plan. A plan that was made anew says so among its decisions.
+    Nothing is tried elsewhere than on a GPU, nor twice, nor once a fold of the configuration has begun by this plan, as
+    all folds are trained by one. A plan that was made anew says so among its decisions. Under torchrun, the whole batch
+    must fit the first GPU, so that a plan does not depend on how many there are.
 
     Args:
         workspace: Of the plan.
@@ -45,17 +50,44 @@ def fit_to_device(workspace: Workspace, name: ConfigurationName, device: str) ->
         device: See `choose_device`.
 
     Raises:
-        PlanError: If no plan fits.
+        PlanError: If no plan fits, or none that leaves alone what other configurations have been trained by.
     """
-    has_begun = any(workspace.fold(name, 0).root.parent.glob("fold_*"))
-    if choose_device(device).type != "cuda" or has_begun or not workspace.planning.exists():
+    if choose_device(device).type != "cuda" or not workspace.planning.exists():
+        return
+    asked, planned = Planning.load(workspace.planning), load_plan(workspace)
+    if asked.fitted.get(name) == planned.recipe_digest(name) or _has_begun(workspace, planned, name):
         return
     dataset, fingerprint = Dataset.load(workspace.dataset), Fingerprint.load(workspace.fingerprint)
-    asked = Planning.load(workspace.planning)
-    proved = fitting_planning(asked, load_plan(workspace), (fingerprint, dataset), name, device)
+    proved = fitting_planning(asked, planned, (fingerprint, dataset), name, device)
     if proved != asked:
-        proved.save(workspace.planning)
-        plan_asked(fingerprint, dataset, proved).save(workspace.plan)
+        anew = plan_asked(fingerprint, dataset, proved)
+        _require_untouched(workspace, planned, anew, name)
+        planned = anew
+    fitted = {**proved.fitted, name: planned.recipe_digest(name)}
+    proved.model_copy(update={"fitted": fitted}).save(workspace.planning)
+    planned.save(workspace.plan)
+
+
+def _has_begun(workspace: Workspace, planned: Plan, name: ConfigurationName) -> bool:
+    """Return whether a training of a configuration runs, or is over or broken off and one of this plan."""
+    folders = [FoldFolder(path) for path in workspace.fold(name, 0).root.parent.glob("fold_*")]
+    found = [one.recipe for folder in folders if (one := begun_in(folder)) is not None]
+    return any(recipe in ("", planned.recipe_digest(name)) for recipe in found) or any(map(is_held, folders))
+
+
+def _require_untouched(workspace: Workspace, planned: Plan, anew: Plan, name: ConfigurationName) -> None:
+    """Refuse a plan by which configurations that have begun would be others."""
+    lost = [
+        other
+        for other in planned.configurations
+        if _has_begun(workspace, planned, other)
+        and (other not in anew.configurations or anew.recipe_digest(other) != planned.recipe_digest(other))
+    ]
+    if lost:
+        raise PlanError(
+            f"{name}: must fit the device by a plan that leaves {', '.join(lost)} alone, trained already, got one that"
+            f" does not. Plan for less --gpu-memory and train all of it again, or train {name} in another --workspace."
+        )
 
 
 def fitting_planning(
@@ -118,10 +150,13 @@ def fits(planned: Plan, name: ConfigurationName, device: str) -> bool:
     """Return whether training steps, the last with all of the optimiser's state, find the memory they need."""
     try:
         _take_steps(planned, name, device)
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not is_shortage(error):
+            raise
         return False
     finally:
-        torch.cuda.empty_cache()  # The trainer is gone by now.
+        gc.collect()  # The trainer is gone by now, but for what refers to itself.
+        torch.cuda.empty_cache()
     return True
 
 

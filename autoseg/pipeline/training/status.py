@@ -1,7 +1,7 @@
 """What is done in a workspace, what runs, what is missing, and what failed and why."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal, TypeAlias
 
 import filelock
@@ -69,9 +69,10 @@ def noting_failure(folder: FoldFolder) -> Iterator[None]:
     except InterruptionError:
         raise
     except AutosegError as error:
-        # A lock that is held elsewhere says nothing about the training that holds it.
-        if not _is_held(folder):
-            Failure(error=str(error)).save(folder.failure)
+        with suppress(OSError):  # That nothing can be written here may be why.
+            # A lock that is held elsewhere says nothing about the training that holds it.
+            if not is_held(folder):
+                Failure(error=str(error)).save(folder.failure)
         raise
     folder.failure.unlink(missing_ok=True)
 
@@ -110,7 +111,7 @@ def _training_status(
     folder = workspace.fold(configuration, fold)
     error = Failure.load(folder.failure).error if folder.failure.exists() else None
     state: TrainingState = "missing"
-    if _is_held(folder):
+    if is_held(folder):
         state, error = "running", None
     elif error is not None:
         state = "failed"
@@ -128,7 +129,7 @@ def _is_of(planned: Plan, configuration: ConfigurationName, folder: FoldFolder) 
     return made_from.get("recipe", planned.recipe_digest(configuration)) == planned.recipe_digest(configuration)
 
 
-def _is_held(folder: FoldFolder) -> bool:
+def is_held(folder: FoldFolder) -> bool:
     """Return whether a process trains in a folder: whether its lock cannot be taken for a moment."""
     if not folder.lock.exists():
         return False
