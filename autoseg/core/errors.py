@@ -16,6 +16,9 @@ Each is one sentence: *where: what must hold, what was got. What to do.*
 Wrong arguments in Python raise `ValueError`.
 """
 
+WITHOUT_RESTART = "Leave out --restart, which would begin again."
+"""What else to say where the same command goes on, and had that option."""
+
 
 class AutosegError(Exception):
     """Root of every error that a user can cause and mend; the CLI prints its message and exits with 1."""

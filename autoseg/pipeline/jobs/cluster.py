@@ -112,7 +112,10 @@ class ClusterJob:
             sys.exit(LEFT)
 
     def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
-        """Return what is to be done when the job runs again: the same, as the training has its own checkpoint."""
+        """Return what is to be done when the job runs again: the same, as the training has its own checkpoint.
+
+        None of them throws away what it has left: see `train_all`, which does that beforehand.
+        """
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -183,7 +186,7 @@ def _submitted(job: Job, slurm: "submitit.SlurmExecutor", queue: "Queue") -> Run
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     request = job.request
-    length = (request.num_epochs, request.budget_s, request.seed, request.restart, request.init_from)
+    length = (request.num_epochs, request.budget_s, request.seed, request.init_from)
     made_from = {"request": digest_of(length)}
     path = job.folder.submission
     if path.exists() and (known := Submission.load(path)).job_id in queue.states():

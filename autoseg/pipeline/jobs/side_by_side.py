@@ -9,23 +9,24 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import torch
 
-from autoseg.core.errors import InterruptionError, TrainingError
+from autoseg.core.errors import WITHOUT_RESTART, InterruptionError, TrainingError
 from autoseg.core.progress import Progress
 from autoseg.core.workspace import Workspace
 from autoseg.network.device import choose_device
 from autoseg.pipeline.jobs.attendance import attend
 from autoseg.pipeline.jobs.cluster import starter
-from autoseg.pipeline.jobs.job import Job, OpenHooks, Slot, nothing_else
+from autoseg.pipeline.jobs.job import PATIENCE_S, Job, OpenHooks, Slot, nothing_else
 from autoseg.pipeline.jobs.processes import Process
 from autoseg.pipeline.planning.prepare import load_plan, preprocess
 from autoseg.pipeline.training.fold import prepare_training, train
 from autoseg.plan.schema import Plan
 from autoseg.train.hooks import NO_HOOKS, Hooks
-from autoseg.train.loop import TrainingRequest, is_finished
+from autoseg.train.loop import TrainingRequest, is_finished, throw_away
 from autoseg.train.record import TrainingRecord
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,8 @@ def train_all(
     """Train several networks, or go on with them; return their records in the order of the requests.
 
     Side by side, the first stage of a cascade comes before what refines it, and a training that fails does not keep the
-    others from going on.
+    others from going on. What requests with `restart` throw away is gone before any of them begins, and once: a job
+    that is queued again goes on with its own.
 
     Args:
         workspace: Of a planned dataset.
@@ -128,16 +130,14 @@ def train_all(
     """
     if requests[0].team.size > 1 and how != replace(ONE_BY_ONE, open_hooks=how.open_hooks):
         raise TrainingError("torchrun: shares out one training at a time, got --jobs or --executor. Leave one out.")
-    if how.executor == "here" and len(how.slots(requests[0].device, len(requests))) == 1:
-        return [train(workspace, request, num_workers, progress, hooks) for request in requests]
     work = _Work(workspace, how, num_workers, progress, hooks)
-    planned = load_plan(workspace)
-    for is_later in (False, True):
-        wave = [request for request in requests if _refines(planned, request) == is_later]
-        missing = [request for request in wave if not _is_trained(work, request)]
-        if missing:
-            _train_side_by_side(work, missing)
-    return [TrainingRecord.load(workspace.fold(request.configuration, request.fold).record) for request in requests]
+    if not any(request.restart for request in requests):
+        return _train_all(work, requests)
+    requests[0].team.by_first(partial(_throw_away, work, requests))
+    try:
+        return _train_all(work, [replace(request, restart=False) for request in requests])
+    except (InterruptionError, TrainingError) as error:
+        raise type(error)(f"{error} {WITHOUT_RESTART}") from error
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,28 @@ class _Work:
     num_workers: int
     progress: Progress
     hooks: Hooks
+
+
+def _train_all(work: _Work, requests: Sequence[TrainingRequest]) -> list[TrainingRecord]:
+    how, workspace = work.how, work.workspace
+    if how.executor == "here" and len(how.slots(requests[0].device, len(requests))) == 1:
+        return [train(workspace, request, work.num_workers, work.progress, work.hooks) for request in requests]
+    planned = load_plan(workspace)
+    for is_later in (False, True):
+        wave = [request for request in requests if _refines(planned, request) == is_later]
+        missing = [request for request in wave if not _is_trained(work, request)]
+        if missing:
+            _train_side_by_side(work, missing)
+    return [TrainingRecord.load(workspace.fold(request.configuration, request.fold).record) for request in requests]
+
+
+def _throw_away(work: _Work, requests: Sequence[TrainingRequest]) -> None:
+    """Delete what earlier trainings have left where requests say so, once nothing else is in their way."""
+    planned = load_plan(work.workspace)
+    _prepare(work, [request for request in requests if not _refines(planned, request)] or requests)
+    for request in requests:
+        if request.restart:
+            throw_away(work.workspace.fold(request.configuration, request.fold), PATIENCE_S)
 
 
 def _refines(planned: Plan, request: TrainingRequest) -> bool:

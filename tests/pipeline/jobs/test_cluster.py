@@ -30,11 +30,16 @@ __all__ = ["workspace"]
 
 @contextmanager
 def ended_for_its_time(place: Workspace) -> Iterator[Hooks]:
-    """Open what the command line opens; once, after the first epoch, do what Slurm does before a job's time is over."""
+    """Open what the command line opens; once, after the first epoch, do what Slurm does before a job's time is over.
+
+    Each epoch leaves a line.
+    """
     with leaving_hooks(place) as hooks:
 
         def after_epoch(configuration: ConfigurationName, fold: FoldName) -> None:
             told = place.root / "told"
+            with (place.root / "epochs").open("a") as stream:
+                stream.write("epoch\n")
             if not told.exists():
                 told.touch()
                 os.kill(os.getpid(), signal.SIGUSR2)
@@ -45,9 +50,15 @@ def ended_for_its_time(place: Workspace) -> Iterator[Hooks]:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_a_job_that_is_ended_early_is_queued_again_and_goes_on(workspace: Workspace) -> None:
+    """What it was to throw away is thrown away once, and not what it has left itself."""
     how = SideBySide(executor="local", open_hooks=ended_for_its_time)
-    (record,) = train_all(workspace, [request_for(0, num_epochs=3)], how, 0, Silent())
+    folder = workspace.fold("2d", 0)
+    folder.root.mkdir(parents=True)
+    folder.checkpoint.write_bytes(b"of another training")
+    request = replace(request_for(0, num_epochs=3), restart=True)
+    (record,) = train_all(workspace, [request], how, 0, Silent())
     assert record.num_epochs == 3
+    assert (workspace.root / "epochs").read_text().count("epoch") == 3
     (log,) = workspace.jobs.glob("*_log.out")
     assert log.read_text().count("Starting with") == 2
     assert "Requeued job" in log.read_text()

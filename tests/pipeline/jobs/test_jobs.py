@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from autoseg import pipeline
-from autoseg.core.errors import InterruptionError, TrainingError
+from autoseg.core.errors import AutosegError, InterruptionError, TrainingError
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import FoldName, Workspace
 from autoseg.pipeline.jobs.job import Slot
@@ -101,6 +101,40 @@ def test_all_leave_with_a_checkpoint_when_asked_to(workspace: Workspace) -> None
         train_all(workspace, requests, replace(TWO, open_hooks=leaving_hooks), 0, Silent(), hooks)
     assert all(folder.checkpoint.exists() and not folder.record.exists() for folder in folders)
     assert "training left in epoch" in folders[0].log.read_text()
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_all_that_is_to_go_is_gone_before_the_first_begins_and_no_more(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, restart: bool
+) -> None:
+    """So the same command goes on, but without the option: the second training is none of an earlier command."""
+    folders = [workspace.fold("2d", fold) for fold in (0, 1)]
+    for folder in folders:
+        folder.root.mkdir(parents=True)
+        folder.record.write_text("a record")
+    seen = []
+
+    def leave(place: Workspace, request: TrainingRequest, *_: object) -> None:
+        seen.append((request.restart, [folder.record.exists() for folder in folders]))
+        raise InterruptionError("training left. The same command goes on from there.")
+
+    monkeypatch.setattr("autoseg.pipeline.jobs.side_by_side.train", leave)
+    monkeypatch.setattr("autoseg.pipeline.jobs.side_by_side.prepare_training", lambda *_: None)
+    requests = [replace(request_for(fold), restart=restart) for fold in (0, 1)]
+    with pytest.raises(InterruptionError) as raised:
+        train_all(workspace, requests, SideBySide(), 0, Silent())
+    assert seen == [(False, [not restart] * 2)]
+    assert ("Leave out --restart" in str(raised.value)) == restart
+
+
+def test_nothing_is_thrown_away_for_what_cannot_begin(workspace: Workspace) -> None:
+    folder = workspace.fold("2d", 0)
+    folder.root.mkdir(parents=True)
+    folder.record.write_text("a record")
+    request = replace(request_for(0), restart=True, device="cuda:99")
+    with pytest.raises(AutosegError, match="--device cuda:99"):
+        train_all(workspace, [request], SideBySide(), 0, Silent())
+    assert folder.record.exists()
 
 
 def test_a_cpu_is_shared_by_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
