@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit codes, what goes where, and one message for each mistake."""
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +160,23 @@ def test_a_mistake_gets_one_message_and_exits_with_1(
     assert "Traceback" not in err
     for word in words:
         assert word in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits as Unix has them")
+def test_a_full_disk_gets_one_message(autoseg: Command, tmp_path: Path) -> None:
+    data = write_blobs(tmp_path / "data", num_cases=3)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        code, out, err = autoseg("plan", data, "--workers", "1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 1
+    assert not out
+    said = " ".join(err.partition("Error: ")[2].split())
+    assert said.startswith("autoseg_work/")
+    assert "must be readable and writable, got: File too large. Raise the limit" in said
+    assert "Traceback" not in err
 
 
 def test_check_finds_problems_and_exits_with_1(autoseg: Command, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import autoseg
 from autoseg.cli.interruption import INTERRUPTION
 from autoseg.cli.planning import with_explained_value
 from autoseg.cli.terminal import err, out, quiet_threads, show_logs
-from autoseg.core.errors import AutosegError, InterruptionError, TrainingError
+from autoseg.core.disk import not_usable
+from autoseg.core.errors import WITHOUT_RESTART, AutosegError, InterruptionError, TrainingError
 from autoseg.core.parallel import is_launched
 
 
@@ -73,7 +74,8 @@ def main() -> None:
         err.print(f"Error: {error.format_message().rstrip('.')}. See {command} --help.", markup=False)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        err.print("Interrupted. The same command goes on from here.")
+        without = f" {WITHOUT_RESTART}" if "--restart" in arguments else ""
+        err.print(f"Interrupted. The same command goes on from here.{without}")
         sys.exit(INTERRUPTION.exit_code)
     except InterruptionError as error:
         err.print(f"Interrupted. {error}", markup=False)
@@ -82,6 +84,11 @@ def main() -> None:
         if debug:
             raise
         err.print(f"Error: {error}", markup=False)
+        sys.exit(1)
+    except OSError as error:  # Of the system, where no stage has expected it.
+        if debug:
+            raise
+        err.print(f"Error: {not_usable(error)}", markup=False)
         sys.exit(1)
     sys.exit(code or 0)
 

@@ -140,6 +140,10 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.chmod(0o666 & ~_current_umask())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)  # The system names none where a write fails.
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

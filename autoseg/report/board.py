@@ -1,5 +1,6 @@
 """The history of trainings for TensorBoard."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pandas as pd
 from autoseg.core.errors import AutosegError
 from autoseg.core.workspace import FoldName, Workspace
 from autoseg.plan.schema import ConfigurationName
+
+log = logging.getLogger(__name__)
 
 TAGS = {"training_loss": "loss/training", "validation_loss": "loss/validation", "dice": "dice/mean"}
 """Names of columns of the history in TensorBoard; a class's Dice is `dice/<class>`, others are what they are."""
@@ -34,8 +37,18 @@ class Board:
         self._open: tuple[Path, SummaryWriter] | None = None
 
     def after_epoch(self, configuration: ConfigurationName, fold: FoldName) -> None:
-        """Write the latest row; the first time, all rows in place of what an earlier run of the training wrote."""
+        """Write the latest row; the first time, all rows in place of what an earlier run of the training wrote.
+
+        What cannot be written is only warned of.
+        """
         folder = board_folder(self._workspace) / f"{configuration}_fold_{fold}"
+        try:
+            self._write(folder, configuration, fold)
+        except OSError as error:
+            log.warning("%s: could not be written, got: %s. The training goes on.", folder, error)
+            self._open = None
+
+    def _write(self, folder: Path, configuration: ConfigurationName, fold: FoldName) -> None:
         rows = pd.read_csv(self._workspace.fold(configuration, fold).history)
         if self._open is None or self._open[0] != folder:
             self.close()

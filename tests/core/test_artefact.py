@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -123,6 +125,16 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path, error: BaseEx
         write_half()
     assert path.read_text() == "old"
     assert _names_in(tmp_path) == ["example.json"]
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "example.json"
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"), replacing(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError, match=r"^disk full$"), replacing(path):
+        raise OSError("disk full")
+    with pytest.raises(OSError, match="No space left on device: 'another'"), replacing(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "another")
 
 
 def test_a_replaced_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:

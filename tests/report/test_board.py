@@ -59,6 +59,21 @@ def test_each_fold_has_its_own_scalars(tmp_path: Path) -> None:
     assert [len(_scalars(workspace, fold, "dice/mean")) for fold in (0, 1)] == [1, 2]
 
 
+def test_what_cannot_be_written_does_not_end_the_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    workspace = Workspace(tmp_path)
+    _write(workspace, 0, 1)
+    workspace.report.write_text("not a folder")
+    board = Board(workspace)
+    with caplog.at_level("WARNING", logger="autoseg"):
+        board.after_epoch("3d_fullres", 0)
+    assert "could not be written, got: " in caplog.text
+    assert "The training goes on." in caplog.text
+    workspace.report.unlink()
+    board.after_epoch("3d_fullres", 0)
+    board.close()
+    assert _scalars(workspace, 0, "loss/training") == [(1, 0.1)]
+
+
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith(("tensorboard", "torch.utils.tensorboard"))]:
         monkeypatch.delitem(sys.modules, name)

@@ -13,6 +13,7 @@ from autoseg.core.progress import Silent
 from autoseg.core.workspace import FoldFolder, Workspace
 from autoseg.pipeline.training.fold import num_loaders, train
 from autoseg.pipeline.training.status import Failure
+from autoseg.train.failure import writing
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.loop import TrainingRequest
 
@@ -92,19 +93,23 @@ class Job:
 
     def _wait_for_the_one_before(self) -> None:
         """Give a training that was left alone here the time to write its checkpoint and to leave."""
-        self.folder.root.mkdir(parents=True, exist_ok=True)
-        with suppress(filelock.Timeout), filelock.FileLock(self.folder.lock, timeout=PATIENCE_S):
-            pass  # If it is still held, the training says so.
+        with writing(self.folder.root):
+            self.folder.root.mkdir(parents=True, exist_ok=True)
+            with suppress(filelock.Timeout), filelock.FileLock(self.folder.lock, timeout=PATIENCE_S):
+                pass  # If it is still held, the training says so.
 
     def forget_failure(self) -> None:
         """Remove what an earlier process has said of its failure."""
-        self.folder.failure.unlink(missing_ok=True)
+        with writing(self.folder.failure):
+            self.folder.failure.unlink(missing_ok=True)
 
     def failure(self, ending: str) -> str:
         """Return why its process has failed: what it has said itself, else how it has ended, which is then kept."""
-        if not self.folder.failure.exists():
+        if self.folder.failure.exists():
+            return Failure.load(self.folder.failure).error
+        with suppress(OSError):  # That nothing can be written there may be why.
             Failure(error=ending).save(self.folder.failure)
-        return Failure.load(self.folder.failure).error
+        return ending
 
 
 class Running(Protocol):

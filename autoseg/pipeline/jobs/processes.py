@@ -14,6 +14,7 @@ from functools import partial
 from autoseg.core.errors import AutosegError, InterruptionError
 from autoseg.core.parallel import when_parent_ends
 from autoseg.pipeline.jobs.job import LEFT, PATIENCE_S, Job
+from autoseg.train.failure import writing
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +62,12 @@ def _work(job: Job) -> None:
     if hasattr(os, "setsid"):
         os.setsid()
     when_parent_ends(partial(os.kill, os.getpid(), signal.SIGTERM))
-    job.folder.root.mkdir(parents=True, exist_ok=True)
-    with job.folder.log.open("a", encoding="utf-8") as stream:
-        for number in (1, 2):
-            os.dup2(stream.fileno(), number)
     try:
+        with writing(job.folder.log):
+            job.folder.root.mkdir(parents=True, exist_ok=True)
+            with job.folder.log.open("a", encoding="utf-8") as stream:
+                for number in (1, 2):
+                    os.dup2(stream.fileno(), number)
         job()
     except InterruptionError as error:
         log.info("%s", error)
