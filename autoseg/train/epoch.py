@@ -47,7 +47,7 @@ class Fold:
         trainer: Learns and judges.
         batches: To learn from, from the present step on.
         learning: Where these come from.
-        watched: Patches of the held-out cases.
+        watched: Patches of the held-out cases, the same ones for every epoch, without end.
         labels: Classes.
         clock: How long.
         folder: Where checkpoints go.
@@ -58,7 +58,7 @@ class Fold:
     trainer: Trainer
     batches: Iterator[Batch]
     learning: PatchSource
-    watched: PatchSource
+    watched: Iterator[Batch]
     labels: Labels
     clock: Clock
     folder: FoldFolder
@@ -96,7 +96,7 @@ def _learn(fold: Fold, state: TrainingState, task: Task) -> None:
         if team.any(fold.should_stop()):
             team.by_first(partial(_leave, fold, state))
         started = time.monotonic()
-        batch = _next_batch(fold, state)
+        batch = _next_batch(fold, state, fold.batches)
         waited_s = time.monotonic() - started
         rate = learning_rate(
             clock.progress(state.epoch + len(epoch.losses) / recipe.steps_per_epoch),
@@ -123,10 +123,10 @@ def _must_close(fold: Fold, state: TrainingState) -> bool:
     return fold.clock.is_over(state.epoch, closing_s + step_s)
 
 
-def _next_batch(fold: Fold, state: TrainingState) -> Batch:
+def _next_batch(fold: Fold, state: TrainingState, batches: Iterator[Batch]) -> Batch:
     try:
         with reading():
-            return next(fold.batches)
+            return next(batches)
     except TrainingError:
         if fold.should_stop() and fold.trainer.team.is_first:
             _leave(fold, state)  # What ends the training may end its workers at the same moment.
@@ -188,11 +188,10 @@ def _judge_skipped(fold: Fold, first_step: int, losses: Tensor) -> None:
 def _validate(fold: Fold, state: TrainingState) -> Row:
     """Return loss and Dice per class on patches of the held-out cases, all their voxels together."""
     losses, counts = [], []
-    for step in range(fold.trainer.recipe.validation_steps):
+    for _ in range(fold.trainer.recipe.validation_steps):
         if fold.should_stop():
             _leave(fold, state)
-        with reading():
-            batch = fold.watched.batch(step)
+        batch = _next_batch(fold, state, fold.watched)
         with computing():
             loss, count = fold.trainer.validate(batch)
         losses.append(loss)

@@ -1,8 +1,9 @@
 """The training of one network: one configuration, one fold, from an empty folder or a checkpoint to the record."""
 
 import logging
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -39,12 +40,15 @@ from autoseg.train.record import (
     different_training,
     load_state,
 )
-from autoseg.train.sampling import PatchSource, SamplingPlan, load_batches
+from autoseg.train.sampling import Batch, PatchSource, SamplingPlan, load_batches
 from autoseg.train.schedule import Clock
 from autoseg.train.trainer import Trainer
 from autoseg.train.versions import versions
 
 log = logging.getLogger(__name__)
+
+VALIDATION_SHARE = 1 / 4
+"""So many processes read patches for validation, as a share of those that read patches to learn from."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class TrainingRequest:
         budget_s: Length in seconds of wall time, of the training alone; None where the epochs decide.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         seed: Of weights, patches and augmentation.
-        num_workers: Background processes that load patches; 0 loads between the steps.
+        num_workers: Background processes that load patches to learn from; 0 loads between the steps.
         restart: Whether to throw away what an earlier training left in the folder.
         makes_room: Whether a training of other settings or data is set aside, instead of being refused.
         init_from: Weights to begin with, a file or the folder of a finished training; None for random ones.
@@ -152,12 +156,13 @@ def train_fold(
         with (
             hooks.stopping() as should_stop,
             closing(load_batches(learning, state.step, request.num_workers)) as batches,
+            closing(_watching(watched, plan, request)) as watched_batches,
         ):
             fold = Fold(
                 trainer=trainer,
                 batches=batches,
                 learning=learning,
-                watched=watched,
+                watched=watched_batches,
                 labels=plan.labels,
                 clock=clock,
                 folder=folder,
@@ -307,6 +312,12 @@ def _sources(plan: Plan, data: FoldData, request: TrainingRequest) -> tuple[Patc
         return PatchSource(data.folder, names, sampling)
 
     return source("train", data.split.train), source("validation", data.split.validation)
+
+
+def _watching(watched: PatchSource, plan: Plan, request: TrainingRequest) -> Generator[Batch, None, None]:
+    """Give the batches of validation, epoch after epoch; the first ones are read while an epoch learns."""
+    num_workers = math.ceil(VALIDATION_SHARE * request.num_workers)
+    return load_batches(watched, 0, num_workers, plan.training.validation_steps)
 
 
 def _class_dice(row: Row, labels: Labels) -> dict[str, float | None]:

@@ -194,10 +194,11 @@ def _in_the_middle(box: Box, around: Sequence[int]) -> tuple[slice, ...]:
 class _Loader:
     """The protocol of batchgenerators: a number of workers, each with its share of the steps."""
 
-    def __init__(self, source: PatchSource, first_step: int, num_workers: int) -> None:
+    def __init__(self, source: PatchSource, first_step: int, num_workers: int, period: int | None) -> None:
         self._source = source
         self._first_step = first_step
         self._num_workers = num_workers
+        self._period = period
         self._steps: Iterator[int] = iter(())
         self._owner = os.getpid()
         self.set_thread_id(0)
@@ -212,13 +213,16 @@ class _Loader:
 
     def __next__(self) -> dict[str, Any]:
         """Return a batch, or the error of a case that cannot be read, which thus passes from process to process."""
+        step = next(self._steps)
         try:
-            return {"batch": self._source.batch(next(self._steps))}
+            return {"batch": self._source.batch(step % self._period if self._period else step)}
         except AutosegError as error:
             return {"error": error}
 
 
-def load_batches(source: PatchSource, first_step: int, num_workers: int) -> Generator[Batch, None, None]:
+def load_batches(
+    source: PatchSource, first_step: int, num_workers: int, period: int | None = None
+) -> Generator[Batch, None, None]:
     """Yield the batches from `first_step` on, without end.
 
     Args:
@@ -226,16 +230,18 @@ def load_batches(source: PatchSource, first_step: int, num_workers: int) -> Gene
         first_step: Number of the first batch.
         num_workers: Background processes of batchgenerators, which hand over in the order of the steps; 0 loads in
             this process.
+        period: After so many steps they begin again; None for never.
 
     Raises:
         ArtefactError: If a case cannot be read.
         TrainingError: If a background process dies.
     """
     if num_workers == 0:
-        for item in SingleThreadedAugmenter(_Loader(source, first_step, 1), None):
+        for item in SingleThreadedAugmenter(_Loader(source, first_step, 1, period), None):
             yield _batch_of(item)
         return
-    loader = MultiThreadedAugmenter(_Loader(source, first_step, num_workers), None, num_workers, num_cached_per_queue=2)
+    steps = _Loader(source, first_step, num_workers, period)
+    loader = MultiThreadedAugmenter(steps, None, num_workers, num_cached_per_queue=2)
     try:
         loader._start()  # noqa: SLF001 - its processes, before there is a thread that they would inherit
         with _watched(loader):

@@ -142,7 +142,7 @@ def test_workers_that_end_with_the_training_do_not_make_it_an_error(
 ) -> None:
     """A signal to a group of processes may end the workers first: the training is told when it is waiting for them."""
 
-    def batches(source: PatchSource, first_step: int, num_workers: int) -> Iterator[Batch]:
+    def batches(source: PatchSource, first_step: int, *_: object) -> Iterator[Batch]:
         yield source.batch(first_step)
         raise TrainingError("the worker is dead")
 

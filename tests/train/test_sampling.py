@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -245,6 +245,14 @@ def test_workers_give_the_same_batches_in_the_same_order_and_end(folder: Path) -
     while set(multiprocessing.active_children()) - before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert set(multiprocessing.active_children()) <= before
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_may_begin_again(folder: Path, num_workers: int) -> None:
+    source = _source(folder, ALL)
+    with closing(load_batches(source, 0, num_workers, period=3)) as batches:
+        drawn = list(islice(batches, 7))
+    assert all(_same(batch, source.batch(step % 3)) for step, batch in enumerate(drawn))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
