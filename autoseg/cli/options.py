@@ -157,7 +157,14 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 o
 Workers = Annotated[
     int | None, typer.Option("--workers", min=0, help="Background processes. [default: by the number of cores]")
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of weights, patches and augmentation.")]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        help="Seed of weights, patches and augmentation: on a CPU, with as many threads, it gives the same weights; on"
+        " a GPU the same batches.",
+    ),
+]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write the curves for TensorBoard.")]
 InitFrom = Annotated[
     Path | None,
