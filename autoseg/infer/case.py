@@ -20,10 +20,11 @@ from autoseg.core.stopwatch import Stopwatch
 from autoseg.data.image import Image, LabelImage
 from autoseg.infer.export import Observe, Place, decide_classes, output_orders, restore_label
 from autoseg.infer.merging import Shelter
-from autoseg.infer.shortage import copies_on_cpu, is_shortage, is_shortage_of_device
+from autoseg.infer.shortage import copies_on_cpu
 from autoseg.infer.tiles import Computing, Tiling, predict_parts, sweep_order
 from autoseg.network.cascade import ReadsEarlierStage
 from autoseg.network.device import Precision, best_precision
+from autoseg.network.shortage import is_shortage, is_shortage_of_device
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationPlan, Plan
 from autoseg.preprocess.case import Prepared, prepare_image

@@ -1,14 +1,10 @@
-"""Memory that does not suffice: what is left to try."""
+"""Networks that leave a device whose memory does not suffice."""
 
 import copy
 from collections.abc import Sequence
 
 import torch
 from torch import nn
-
-from autoseg.network.shortage import is_shortage, is_shortage_of_device
-
-__all__ = ["copies_on_cpu", "is_shortage", "is_shortage_of_device"]
 
 
 def copies_on_cpu(networks: Sequence[nn.Module]) -> tuple[nn.Module, ...]:

@@ -14,7 +14,7 @@ from autoseg.core.geometry import Geometry
 from autoseg.data.image import Image
 from autoseg.infer import merging
 from autoseg.infer.case import Model, Settings, leaner_settings, segment
-from autoseg.infer.shortage import copies_on_cpu, is_shortage
+from autoseg.infer.shortage import copies_on_cpu
 from autoseg.network.unet import UNet
 from autoseg.preprocess.case import prepare_image
 from tests.preprocess.plans import configuration, network, plan
@@ -102,12 +102,19 @@ def test_no_memory_for_a_single_tile_is_an_error() -> None:
 def test_other_errors_are_not_taken_for_shortage() -> None:
     with pytest.raises(RuntimeError, match="shapes differ"):
         _segment(Hungry(0, RuntimeError("shapes differ")), SETTINGS)
-    assert not is_shortage(OSError("No space left on device"))
 
 
-def test_a_gpu_gives_up_little_by_little() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError(),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_a_gpu_gives_up_little_by_little(error: Exception) -> None:
     """Batch, then merging, then the device; what does not help against the kind of shortage is left out."""
-    settings, error = Settings(CUDA, "float16", mirror=True, batch_size=3), torch.OutOfMemoryError()
+    settings = Settings(CUDA, "float16", mirror=True, batch_size=3)
     said = []
     while settings.device == CUDA:
         settings, how = leaner_settings(settings, error, "la_1")

@@ -11,9 +11,9 @@ from autoseg.core.workspace import ALL_DATA, FoldFolder, FoldName, Workspace
 from autoseg.fingerprint import Fingerprint
 from autoseg.infer.case import Pace, default_settings
 from autoseg.infer.predictor import Predictor
-from autoseg.infer.shortage import is_shortage_of_device
 from autoseg.infer.unlike import Familiar
 from autoseg.network.device import choose_device
+from autoseg.network.shortage import is_shortage_of_device
 from autoseg.pipeline.planning.prepare import load_plan
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationName, Plan
