@@ -11,6 +11,7 @@ import signal
 import sys
 from functools import partial
 
+from autoseg.core.disk import not_usable
 from autoseg.core.errors import AutosegError, InterruptionError
 from autoseg.core.parallel import when_parent_ends
 from autoseg.pipeline.jobs.job import LEFT, PATIENCE_S, Job
@@ -76,4 +77,8 @@ def _work(job: Job) -> None:
         sys.exit(LEFT)
     except AutosegError as error:
         log.error("%s", error)  # noqa: TRY400 - the message says what to do
+        sys.exit(1)
+    except OSError as error:  # Of the system, where no stage has expected it.
+        told = job.failure(not_usable(error))
+        log.exception("%s", told)
         sys.exit(1)

@@ -1,5 +1,7 @@
 """Trainings side by side: who gets which place, and what becomes of those that fail or are asked to leave."""
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +14,8 @@ from autoseg import pipeline
 from autoseg.core.errors import AutosegError, InterruptionError, TrainingError
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import FoldName, Workspace
-from autoseg.pipeline.jobs.job import Slot
+from autoseg.pipeline.jobs.job import Job, Slot
+from autoseg.pipeline.jobs.processes import Process
 from autoseg.pipeline.jobs.side_by_side import SideBySide, train_all
 from autoseg.pipeline.training.status import status_of
 from autoseg.train.hooks import NO_HOOKS, Hooks
@@ -75,6 +78,23 @@ def test_a_training_that_fails_is_named_and_the_others_finish(workspace: Workspa
     assert "must be a checkpoint" in str(states[0].error)
 
 
+@contextmanager
+def full_disk(place: Workspace) -> Iterator[Hooks]:
+    """Fail as something does that nothing guards."""
+    if not place.allocation.exists():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place.allocation))
+    yield NO_HOOKS
+
+
+@pytest.mark.slow
+def test_what_the_system_refuses_a_process_is_told_by_the_one_that_attends_to_it(tmp_path: Path) -> None:
+    job = Job(Workspace(tmp_path), request_for(0), 0, full_disk)
+    process = Process(job)
+    process.end()
+    assert "allocation.json: must be readable and writable, got: No space left on device" in str(process.trouble())
+    assert "Traceback" in job.folder.log.read_text()
+
+
 def _stop_when(ready: Callable[[], bool]) -> Hooks:
     @contextmanager
     def stopping() -> Iterator[Callable[[], bool]]:
@@ -97,7 +117,7 @@ def test_all_leave_with_a_checkpoint_when_asked_to(workspace: Workspace) -> None
     folders = [workspace.fold("2d", fold) for fold in (0, 1)]
     requests = [request_for(fold, num_epochs=500) for fold in (0, 1, 2)]
     hooks = _stop_when(lambda: all(folder.history.exists() for folder in folders))
-    with pytest.raises(InterruptionError, match=r"2d, fold 0; 2d, fold 1. Not begun: 2d, fold 2"):
+    with pytest.raises(InterruptionError, match=r"(fold 0; 2d, fold 1|fold 1; 2d, fold 0)\. Not begun: 2d, fold 2"):
         train_all(workspace, requests, replace(TWO, open_hooks=leaving_hooks), 0, Silent(), hooks)
     assert all(folder.checkpoint.exists() and not folder.record.exists() for folder in folders)
     assert "training left in epoch" in folders[0].log.read_text()
