@@ -99,7 +99,7 @@ def predict(
         extras=Extras(save_probabilities, _uncertainties(uncertainty)),
         skip_existing=skip_existing,
     )
-    with _opened(model, workspace) as place:
+    with _opened(model, workspace, request.folder) as place:
         networks = pipeline.choose_networks(place, configuration, wanted)
         choice = replace(networks.choice(device, mirror=mirror, exact=exact), pace=pace)
         predictions = pipeline.predict(place, choice, request, TerminalProgress(), networks.selection)
@@ -110,8 +110,8 @@ def predict(
     return 0 if all(case.error is None for case in predictions.cases) else 1
 
 
-def _opened(model: Path | None, workspace: Path) -> AbstractContextManager[Workspace]:
-    """Return the packed model or the workspace that was asked for."""
+def _opened(model: Path | None, workspace: Path, target: Path) -> AbstractContextManager[Workspace]:
+    """Return the packed model or the workspace that was asked for; a model is unpacked where the label maps go."""
     if model is None and workspace.is_file():
         raise typer.BadParameter(
             f"--workspace: must be a folder, got a file; name packed models with --model {workspace}"
@@ -120,7 +120,7 @@ def _opened(model: Path | None, workspace: Path) -> AbstractContextManager[Works
         return nullcontext(Workspace(workspace))
     if workspace != opt.WORKSPACE:
         raise typer.BadParameter("--model, --workspace: one of them must be chosen, got both")
-    return pipeline.open_model(model)
+    return pipeline.open_model(model, next(path for path in (target, *target.absolute().parents) if path.is_dir()))
 
 
 def _pace(*, fast: bool, accurate: bool) -> Pace:

@@ -49,6 +49,13 @@ def remove_abandoned(folder: Path) -> None:
                 path.unlink()
 
 
+def remove_abandoned_below(folder: Path) -> None:
+    """Do the same in a folder and in all folders below it."""
+    for place, folders, _ in os.walk(folder):
+        remove_abandoned(Path(place))
+        folders[:] = [name for name in folders if _NAME.fullmatch(name) is None]
+
+
 def _machine() -> str:
     """Return eight digits that stand for the name of this machine, which may hold what no file name can."""
     return f"{zlib.crc32(platform.node().encode()):08x}"

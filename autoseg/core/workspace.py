@@ -85,6 +85,16 @@ class Workspace:
         return self.root / "allocation.json"
 
     @property
+    def spent(self) -> Path:
+        """What a run has spent of its budget so far, until it is allocated."""
+        return self.root / "spent.json"
+
+    @property
+    def failure(self) -> Path:
+        """Why the last run failed, if it did."""
+        return self.root / "failure.json"
+
+    @property
     def unpacked(self) -> Path:
         """Where archives are unpacked to."""
         return self.root / "unpacked"

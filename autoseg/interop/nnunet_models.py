@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import autoseg
 from autoseg.core.artefact import Record, digest_of, digest_of_file
 from autoseg.core.errors import ArtefactError, DatasetError, PlanError
+from autoseg.core.temporary import scratch_folder
 from autoseg.core.workspace import ALL_DATA, FoldName, Workspace
 from autoseg.data.archive import archive_suffix, unpack
 from autoseg.data.description import DESCRIPTION_NAME
@@ -103,7 +103,7 @@ def import_nnunet(
     """
     workspace.root.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(TemporaryDirectory(dir=workspace.root, prefix=".importing-")))
+        scratch = stack.enter_context(scratch_folder(workspace.root))
         folders = [found for source in sources for found in _find_models(source, scratch, checkpoint_name)]
         staged = Workspace(scratch / "staged")
         plans, models = zip(*(_import_model(folder, staged) for folder in folders), strict=True)

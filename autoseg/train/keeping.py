@@ -22,17 +22,40 @@ def make_room(folder: FoldFolder, identity: str) -> None:
         TrainingError: If the folder cannot be written.
     """
     found = begun_in(folder)
-    if found is None or found.identity == identity:
+    if found is not None and found.identity == identity:
         return
+    again = folder.aside(identity)
     with writing(folder.root):
-        kept = folder.aside(found.identity)
-        shutil.rmtree(kept.root, ignore_errors=True)
-        _leave(folder, kept)
-        log.info("%s: settings or cases have changed. What was trained is kept in %s.", folder.root, kept.root)
-        again = folder.aside(identity)
+        if found is not None:
+            kept = _set_aside(folder, found.identity)
+            log.info("%s: settings or cases have changed. What was trained is kept in %s.", folder.root, kept)
         if again.root.exists():
             _return(again, folder)
             log.info("%s: was trained like this before, and is back.", folder.root)
+
+
+def set_aside(folder: FoldFolder) -> None:
+    """Set aside the training in a folder of a fold that there is no longer; it comes back when it is asked for again.
+
+    Args:
+        folder: Of a training that is over or broken off.
+
+    Raises:
+        TrainingError: If the folder cannot be written.
+    """
+    found = begun_in(folder)
+    if found is not None:
+        with writing(folder.root):
+            kept = _set_aside(folder, found.identity)
+        log.info("%s: there are fewer folds than before. What was trained is kept in %s.", folder.root, kept)
+
+
+def _set_aside(folder: FoldFolder, identity: str) -> Path:
+    """Move a training aside; return where it is."""
+    kept = folder.aside(identity)
+    shutil.rmtree(kept.root, ignore_errors=True)
+    _leave(folder, kept)
+    return kept.root
 
 
 def _leave(folder: FoldFolder, kept: FoldFolder) -> None:

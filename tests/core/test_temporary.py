@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from autoseg.core.artefact import replacing
-from autoseg.core.temporary import remove_abandoned, scratch_folder, temporary_prefix
+from autoseg.core.temporary import remove_abandoned, remove_abandoned_below, scratch_folder, temporary_prefix
 
 KILLED = """
 import os, signal, sys, tempfile
@@ -55,3 +55,14 @@ def test_a_scratch_folder_is_where_it_is_asked_for_and_gone_after_its_block(tmp_
         assert (asked.parent, usual.parent) == (tmp_path, Path(tempfile.gettempdir()))
     assert not asked.exists()
     assert not usual.exists()
+
+
+def test_folders_below_are_tidied_too(tmp_path: Path) -> None:
+    below = tmp_path / "models" / "fold_0"
+    below.mkdir(parents=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", KILLED, str(below)], env=environment, check=False)
+    assert len(list(below.iterdir())) == 2
+    (below / "weights").touch()
+    remove_abandoned_below(tmp_path)
+    assert [path.name for path in below.iterdir()] == ["weights"]

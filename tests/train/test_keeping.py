@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from autoseg.core.workspace import FoldFolder
-from autoseg.train.keeping import make_room
+from autoseg.train.keeping import make_room, set_aside
 from autoseg.train.record import TrainingRecord
 
 FILES = {"weights.safetensors", "history.csv"}
@@ -84,3 +84,13 @@ def test_a_damaged_checkpoint_is_left_to_who_goes_on_with_it(folder: FoldFolder)
     folder.checkpoint.write_bytes(b"no checkpoint")
     make_room(folder, "b")
     assert _names(folder) == {"last.checkpoint"}
+
+
+def test_a_fold_that_there_is_no_longer_comes_back_with_it(folder: FoldFolder) -> None:
+    set_aside(folder)
+    _finished(folder, "a")
+    set_aside(folder)
+    assert _names(folder) == set()
+    assert _names(folder.aside("a")) == {*FILES, "training.json"}
+    make_room(folder, "a")
+    assert _names(folder) == {*FILES, "training.json"}

@@ -16,6 +16,7 @@ import torch
 
 from autoseg.core.errors import WITHOUT_RESTART, InterruptionError, TrainingError
 from autoseg.core.progress import Progress
+from autoseg.core.temporary import remove_abandoned_below
 from autoseg.core.workspace import Workspace
 from autoseg.network.device import choose_device
 from autoseg.pipeline.jobs.attendance import attend
@@ -130,6 +131,7 @@ def train_all(
     """
     if requests[0].team.size > 1 and how != replace(ONE_BY_ONE, open_hooks=how.open_hooks):
         raise TrainingError("torchrun: shares out one training at a time, got --jobs or --executor. Leave one out.")
+    remove_abandoned_below(workspace.root)
     work = _Work(workspace, how, num_workers, progress, hooks)
     if not any(request.restart for request in requests):
         return _train_all(work, requests)

@@ -28,10 +28,14 @@ AnArtefact = TypeVar("AnArtefact", bound=Artefact)
 
 
 @contextmanager
-def open_model(path: Path) -> Iterator[Workspace]:
+def open_model(path: Path, scratch: Path | None = None) -> Iterator[Workspace]:
     """Give a packed model as a workspace that is gone after the block; a folder is a workspace as it is.
 
     Networks that were loaded within the block stay after it.
+
+    Args:
+        path: The model.
+        scratch: Folder to unpack it in; None for the system's folder of temporary files.
 
     Raises:
         ArtefactError: If the file is no packed model, is damaged, or its parts do not belong together; see `unpacked`.
@@ -39,7 +43,7 @@ def open_model(path: Path) -> Iterator[Workspace]:
     if path.is_dir():
         yield Workspace(path)
         return
-    with unpacked(path) as workspace:
+    with unpacked(path, scratch) as workspace:
         require_fit(path, workspace)
         yield workspace
 

@@ -93,15 +93,19 @@ def read_manifest(path: Path) -> PackedModel:
 
 
 @contextmanager
-def unpacked(path: Path) -> Iterator[Workspace]:
+def unpacked(path: Path, scratch: Path | None = None) -> Iterator[Workspace]:
     """Give a packed model as a temporary workspace, after every member was compared with the manifest.
+
+    Args:
+        path: The model.
+        scratch: Folder to unpack it in; None for the system's folder of temporary files.
 
     Raises:
         ArtefactError: If the file is missing, damaged, no packed model or of another version of the format; if a member
             is missing, is not the one that was packed, or has no place in a model. Errors about files of the temporary
             workspace name the packed file.
     """
-    with scratch_folder() as folder:
+    with scratch_folder(scratch) as folder:
         _unpack(path, folder)
         try:
             yield Workspace(folder)

@@ -94,6 +94,12 @@ def test_an_ensemble_with_postprocessing_predicts_the_same_after_packing(
     assert made_from[0] == made_from[1]
 
 
+def test_a_model_is_unpacked_where_it_is_asked_for(packed: Path, tmp_path: Path) -> None:
+    with open_model(packed, tmp_path) as place:
+        assert place.root.parent == tmp_path
+    assert not place.root.exists()
+
+
 def test_a_predictor_is_loaded_from_one_file_that_is_not_needed_afterwards(packed: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(packed, tmp_path / "copy.zip"))
     image = read_image([write_scan(tmp_path / "scan.nii.gz")])
