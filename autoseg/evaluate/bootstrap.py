@@ -59,6 +59,27 @@ def mean_of_classes(means: NDArray[np.float64], weights: NDArray[np.float64]) ->
     return np.divide(sums, totals, out=np.full_like(sums, np.nan), where=totals > 0)
 
 
+def has_score(scores: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return for each case whether a class that counts is defined in it, bool (cases).
+
+    Args:
+        scores: (cases, classes), NaN where a score is not defined.
+        weights: One per class, 0 or more.
+    """
+    totals: NDArray[np.float64] = ~np.isnan(scores) @ weights
+    return totals > 0
+
+
+def num_groups_in(groups: Sequence[str], is_defined: Sequence[bool] | NDArray[np.bool_]) -> int:
+    """Return in how many groups of cases a score is defined.
+
+    Args:
+        groups: Group of each case.
+        is_defined: Whether the score is defined, for each case.
+    """
+    return len({group for group, is_in in zip(groups, is_defined, strict=True) if is_in})
+
+
 def interval_of(samples: NDArray[np.float64], confidence: float, num_groups: int) -> Interval | None:
     """Return the middle `confidence` of the samples of a mean.
 

@@ -11,7 +11,15 @@ from autoseg.core.artefact import Artefact, Record
 from autoseg.core.errors import EvaluationError
 from autoseg.core.labels import Labels
 from autoseg.core.progress import Progress
-from autoseg.evaluate.bootstrap import Interval, draw_cases, interval_of, mean_of_classes, resampled_means
+from autoseg.evaluate.bootstrap import (
+    Interval,
+    draw_cases,
+    has_score,
+    interval_of,
+    mean_of_classes,
+    num_groups_in,
+    resampled_means,
+)
 from autoseg.evaluate.pairs import pair_files
 from autoseg.evaluate.run import Scoring, evaluate_pairs, labels_found
 from autoseg.evaluate.scores import SCORES, Evaluation, groups_of, score_table
@@ -104,7 +112,7 @@ def compare(ours: Evaluation, theirs: Evaluation, rules: EvaluationRules) -> Com
 
     def difference(score: str, weights: NDArray[np.float64]) -> Difference:
         tables = [score_table(side.cases, ours.labels, score) for side in (ours, matching)]
-        return weighted_difference(tables, weights, draws, rules.confidence, len(set(groups)))
+        return weighted_difference(tables, weights, draws, rules.confidence, groups)
 
     num_classes = len(ours.labels.foreground)
     return Comparison(
@@ -122,7 +130,7 @@ def weighted_difference(
     weights: NDArray[np.float64],
     draws: NDArray[np.float64],
     confidence: float,
-    num_groups: int,
+    groups: Sequence[str],
 ) -> Difference:
     """Return the difference of the weighted means over classes of the means over cases.
 
@@ -131,13 +139,14 @@ def weighted_difference(
         weights: One per class, 0 or more.
         draws: Of `draw_cases`, (samples, cases), the same for both.
         confidence: Of the interval.
-        num_groups: Groups of cases.
+        groups: Group of each case; both scores must be defined in two of them to have an interval.
     """
     every_case = np.ones((1, len(tables[0])))
     means = [float(mean_of_classes(resampled_means(table, every_case), weights)[0]) for table in tables]
     samples = [mean_of_classes(resampled_means(table, draws), weights) for table in tables]
     ours, theirs = (None if np.isnan(mean) else mean for mean in means)
     is_defined = ours is not None and theirs is not None
+    num_groups = min(num_groups_in(groups, has_score(table, weights)) for table in tables)
     return Difference(
         ours=ours,
         theirs=theirs,

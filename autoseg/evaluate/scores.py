@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 
 from autoseg.core.artefact import Artefact, Record
 from autoseg.core.labels import Labels
-from autoseg.evaluate.bootstrap import Interval, draw_cases, interval_of, mean_of_classes, resampled_means
+from autoseg.evaluate.bootstrap import (
+    Interval,
+    draw_cases,
+    interval_of,
+    mean_of_classes,
+    num_groups_in,
+    resampled_means,
+)
 from autoseg.plan.rules import EvaluationRules
 
 
@@ -149,11 +156,12 @@ def summarise(
         groups: Group of each case, by name; None where each case is a group of its own.
     """
     cases = tuple(case if groups is None else case.model_copy(update={"group": groups[case.name]}) for case in cases)
-    draws = draw_cases(groups_of(cases), rules.num_resamples, rules.seed)
+    case_groups = groups_of(cases)
+    draws = draw_cases(case_groups, rules.num_resamples, rules.seed)
 
     def spread(scores: Sequence[float | None]) -> Spread:
         column = np.array([[np.nan if score is None else score] for score in scores], dtype=np.float64)
-        num_groups = _num_groups(cases, [score is not None for score in scores])
+        num_groups = num_groups_in(case_groups, [score is not None for score in scores])
         found = interval_of(resampled_means(column, draws)[:, 0], rules.confidence, num_groups)
         return spread_of(scores).model_copy(update={"interval": found})
 
@@ -174,7 +182,7 @@ def summarise(
         foreground_dice=spread([case.dice for case in cases]),
         mean_foreground_dice=spread_of(summary.dice.mean for summary in per_class.values()).mean,
         mean_foreground_interval=interval_of(
-            means, rules.confidence, _num_groups(cases, [case.dice is not None for case in cases])
+            means, rules.confidence, num_groups_in(case_groups, [case.dice is not None for case in cases])
         ),
     )
 
@@ -188,10 +196,6 @@ def score_table(cases: Sequence[CaseScores], labels: Labels, score: str) -> NDAr
 def groups_of(cases: Sequence[CaseScores]) -> tuple[str, ...]:
     """Return the group of each case, its own name where it has none."""
     return tuple(case.name if case.group is None else case.group for case in cases)
-
-
-def _num_groups(cases: Sequence[CaseScores], is_defined: Iterable[bool]) -> int:
-    return len({group for group, is_in in zip(groups_of(cases), is_defined, strict=True) if is_in})
 
 
 def spread_of(scores: Iterable[float | None]) -> Spread:

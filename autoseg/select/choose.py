@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 from autoseg.core.artefact import Artefact, Record
 from autoseg.core.errors import SelectionError
 from autoseg.core.labels import Labels
-from autoseg.evaluate.bootstrap import Interval, draw_cases, interval_of, mean_of_classes, resampled_means
+from autoseg.evaluate.bootstrap import (
+    Interval,
+    draw_cases,
+    has_score,
+    interval_of,
+    mean_of_classes,
+    num_groups_in,
+    resampled_means,
+)
 from autoseg.evaluate.compare import Difference, weighted_difference
 from autoseg.evaluate.scores import CaseScores, Evaluation, groups_of, score_table
 from autoseg.plan.rules import EvaluationRules
@@ -145,7 +153,6 @@ def rank(
     winner = min(tied, key=simplicity)
     groups = groups_of(first.cases)
     draws = draw_cases(groups, rules.num_resamples, rules.seed)
-    num_groups = len(set(groups))
     others = sorted((together for together in scores if together != winner), key=lambda one: -scores[one])
 
     def candidate(together: Together) -> Candidate:
@@ -155,12 +162,12 @@ def rank(
         return Candidate(
             configurations=together,
             score=scores[together],
-            interval=interval_of(samples, rules.confidence, num_groups),
+            interval=interval_of(samples, rules.confidence, num_groups_in(groups, has_score(table, weights))),
             classes={
                 label.name: None if np.isnan(mean) else float(mean)
                 for label, mean in zip(first.labels.foreground, means, strict=True)
             },
-            behind=weighted_difference((table, tables[winner]), weights, draws, rules.confidence, num_groups),
+            behind=weighted_difference((table, tables[winner]), weights, draws, rules.confidence, groups),
         )
 
     return tuple(candidate(together) for together in (winner, *others))

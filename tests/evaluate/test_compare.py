@@ -57,6 +57,15 @@ def test_a_difference_is_that_of_the_reported_means() -> None:
     assert found.mean_foreground_dice.theirs == pytest.approx(theirs.mean_foreground_dice)
 
 
+def test_a_score_that_one_group_alone_has_differs_by_an_unknown_amount() -> None:
+    """Drawn again and again, one case is always itself: an interval of no width would claim to be certain."""
+    ours, theirs = (_evaluation(ORGAN, [dice, *NONE[1:]]) for dice in (0.4, 0.2))
+    lesion = compare(ours, theirs, RULES).per_class["lesion"]["dice"]
+
+    assert lesion.difference == pytest.approx(0.2)
+    assert lesion.interval is None
+
+
 def test_the_order_of_cases_does_not_matter() -> None:
     ours, theirs = _evaluation([0.8, 0.6], [None, 0.4]), _evaluation([0.7, 0.1], [0.3, 0.4])
     turned = theirs.model_copy(update={"cases": theirs.cases[::-1]})

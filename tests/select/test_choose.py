@@ -138,6 +138,15 @@ def test_wrong_weights_are_named(asked: dict[str, float], words: str) -> None:
         class_weights(LABELS, asked)
 
 
+def test_a_score_that_one_case_alone_has_lies_in_no_interval() -> None:
+    scored, other = evaluation_of(0.9, 0.6), evaluation_of(0.9, None)
+    lonely = scored.model_copy(update={"cases": (scored.cases[0], *other.cases[1:])})
+    (winner,) = rank({("2d",): lonely}, "dice", np.array([0.0, 1.0]), RULES, stages=STAGES, tie_margin=0.0001)
+
+    assert winner.score == pytest.approx(0.6)
+    assert winner.interval is None
+
+
 def test_a_cascade_is_two_stages() -> None:
     plans: dict[ConfigurationName, object] = {
         "3d_lowres": configuration(),

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic import Field
+
 from autoseg.core.artefact import Artefact, digest_of, digest_of_file
 from autoseg.core.errors import PredictionError
 from autoseg.core.labels import Labels
@@ -38,9 +40,15 @@ Result = TypeVar("Result")
 
 
 class HeldOutPredictions(Artefact):
-    """Files that networks of a fold wrote for held-out cases; `made_from` names their weights, and the mirroring."""
+    """Label maps that networks of a fold wrote; `made_from` names their weights and how they predicted.
+
+    Attributes:
+        outputs: Name of the file by case.
+        images: Digest of the images by case.
+    """
 
     outputs: dict[str, str]
+    images: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,19 +90,20 @@ def predict_held_out(workspace: Workspace, request: HeldOutRequest, progress: Pr
             predictors = {
                 name: load_model(workspace, _choice(workspace, request, name, fold)) for name in request.configurations
             }
-            images = _images_digest([cases[name] for name in names])
+            images = {name: _images_digest(cases[name]) for name in names}
             noted = {
                 together: _Noted(
                     candidate_folder(workspace, together),
                     fold,
-                    _made_from(workspace, planned, together, fold, request.mirror, images),
+                    _made_from(workspace, planned, together, fold, request.mirror),
+                    images,
                 )
                 for together in request.candidates
             }
             missing = [cases[name] for name in names if any(name not in found for found in noted.values())]
             task.advance(len(names) - len(missing))
             try:
-                _Fold(predictors, noted, planned, task).predict(missing)
+                _Fold(predictors, noted, planned, workspace.root / "crossval", task).predict(missing)
             finally:
                 for found in noted.values():
                     found.close(names)
@@ -105,6 +114,15 @@ def candidate_folder(workspace: Workspace, together: Together) -> Path:
     return workspace.crossval("+".join(together))
 
 
+def mirrored_before(workspace: Workspace) -> bool:
+    """Return whether held-out cases were predicted with their mirror images last time; yes if none was."""
+    records = list((workspace.root / "crossval").glob("*/fold_*.json"))
+    if not records:
+        return True
+    latest = max(records, key=lambda path: path.stat().st_mtime_ns)
+    return HeldOutPredictions.load(latest).made_from.get("mirrored") != str(False)
+
+
 def _choice(workspace: Workspace, request: HeldOutRequest, name: ConfigurationName, fold: int) -> ModelChoice:
     """Return the network of a fold, in a cascade after that of the same fold in the stage before."""
     scratch = workspace.root / "crossval"
@@ -112,32 +130,35 @@ def _choice(workspace: Workspace, request: HeldOutRequest, name: ConfigurationNa
     return ModelChoice(name, (fold,), request.device, request.mirror, earlier_folds=(fold,), scratch=scratch)
 
 
-def _made_from(
-    workspace: Workspace, planned: Plan, together: Together, fold: int, mirror: bool, images: str
-) -> dict[str, str]:
-    """Return the digests of all networks that make a candidate's label maps of a fold, of images, and the mirroring."""
+def _made_from(workspace: Workspace, planned: Plan, together: Together, fold: int, mirror: bool) -> dict[str, str]:
+    """Return the digests of all networks that make a candidate's label maps of a fold, and how they predict."""
     stages = [planned.configurations[name].previous_stage for name in together]
     networks: list[str] = list(dict.fromkeys((*together, *(stage for stage in stages if stage is not None))))
     digests = {name: digest_of_file(workspace.fold(name, fold).weights) for name in networks}
-    return {"mirrored": str(mirror), "images": images, **digests}
+    inference = digest_of(planned.inference.model_dump(mode="json"))
+    return {"mirrored": str(mirror), "inference": inference, **digests}
 
 
-def _images_digest(cases: Sequence[Case]) -> str:
-    """Return the digest of the images of cases, by their names, sizes and times of change."""
-    found = {name: Path(name).stat() for case in cases for name in case.images if Path(name).exists()}
+def _images_digest(case: Case) -> str:
+    """Return the digest of the images of a case, by their names, sizes and times of change."""
+    found = {name: Path(name).stat() for name in case.images if Path(name).exists()}
     return digest_of({name: (status.st_size, status.st_mtime_ns) for name, status in found.items()})
 
 
 class _Noted:
     """The label maps of a candidate for the held-out cases of a fold: written now and then, and whole at the end."""
 
-    def __init__(self, folder: Path, fold: int, made_from: dict[str, str]) -> None:
+    def __init__(self, folder: Path, fold: int, made_from: dict[str, str], images: dict[str, str]) -> None:
         self._folder = folder
         self._whole, self._part = (folder / f"{state}fold_{fold}.json" for state in ("", "unfinished_"))
-        self._predictions = HeldOutPredictions(made_from=made_from, outputs={})
+        self._predictions = HeldOutPredictions(made_from=made_from, outputs={}, images=images)
         for path in (self._whole, self._part):
             if path.exists() and (known := HeldOutPredictions.load(path)).made_from == made_from:
-                there = {name: file for name, file in known.outputs.items() if (folder / file).exists()}
+                there = {
+                    name: file
+                    for name, file in known.outputs.items()
+                    if (folder / file).exists() and known.images.get(name) == images.get(name)
+                }
                 self._predictions = self._predictions.model_copy(update={"outputs": there})
                 break
         self._saved_s = time.monotonic()
@@ -172,6 +193,7 @@ class _Fold:
     predictors: Mapping[ConfigurationName, Predictor]
     noted: Mapping[Together, _Noted]
     plan: Plan
+    scratch: Path
     task: Task
 
     def predict(self, cases: Sequence[Case]) -> None:
@@ -194,7 +216,7 @@ class _Fold:
         names = dict.fromkeys(name for together in self._wanted(case) for name in together)
         files = tuple(Path(path) for path in case.images)
         with _named(case):
-            image = read_scan(files).image
+            image = read_scan(files, self.scratch).image
             return {
                 name: Member(predictor.prepare(image, case.name), predictor.model, predictor.settings)
                 for name in names

@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from autoseg.core.artefact import digest_of, digest_of_file
 from autoseg.core.errors import SelectionError
 from autoseg.core.progress import Progress
+from autoseg.core.temporary import remove_abandoned_below
 from autoseg.core.workspace import Workspace
 from autoseg.data.dataset import Case, Dataset
 from autoseg.data.splits import Splits
 from autoseg.evaluate.bootstrap import draw_cases
 from autoseg.evaluate.compare import Difference, weighted_difference
-from autoseg.pipeline.budget.schedule import Allocation
-from autoseg.pipeline.heldout.maps import HeldOutRequest
+from autoseg.pipeline.heldout.maps import HeldOutRequest, mirrored_before
 from autoseg.pipeline.heldout.scores import held_out_pairs, rules_of, score_candidates
 from autoseg.pipeline.planning.prepare import choose_configuration, load_plan
 from autoseg.plan.rules import Empirical
@@ -34,8 +35,8 @@ class SelectionRequest:
         weights: Of classes by name in the mean; 1 for those that are not named.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         num_workers: Processes that score.
-        mirror: Whether held-out cases are predicted as the mean over mirror images; None for what the last run with a
-            budget has chosen, and for yes without one.
+        mirror: Whether held-out cases are predicted as the mean over mirror images; None for as they were last time,
+            and for yes where none was.
         configurations: To choose from; None for all that are trained.
     """
 
@@ -63,12 +64,12 @@ class HeldOut:
     splits: Splits
     configurations: tuple[ConfigurationName, ...]
 
-    @property
+    @cached_property
     def folds(self) -> dict[str, int]:
         """The fold that holds out each case, by name."""
         return {name: number for number, split in enumerate(self.splits.folds) for name in split.validation}
 
-    @property
+    @cached_property
     def cases(self) -> dict[str, Case]:
         """The held-out cases by name, sorted."""
         return {case.name: case for case in self.dataset.cases if case.name in self.folds}
@@ -84,9 +85,10 @@ def make_selection(workspace: Workspace, request: SelectionRequest, progress: Pr
         SelectionError: If nothing is trained, folds are missing or of another plan, or folds have no cases.
         PredictionError: If a case cannot be predicted.
     """
+    remove_abandoned_below(workspace.root / "crossval")
     held_out = find_held_out(workspace, request.configurations)
     if request.mirror is None:
-        request = replace(request, mirror=_mirrored_before(workspace))
+        request = replace(request, mirror=mirrored_before(workspace))
     rules = rules_of(workspace).empirical
     made_from = _made_from(workspace, held_out, request, rules)
     if workspace.selection.exists() and (known := Selection.load(workspace.selection)).made_from == made_from:
@@ -121,11 +123,6 @@ def make_selection(workspace: Workspace, request: SelectionRequest, progress: Pr
     )
     selection.save(workspace.selection)
     return selection
-
-
-def _mirrored_before(workspace: Workspace) -> bool:
-    """Return whether the last run predicted held-out cases with their mirror images."""
-    return not workspace.allocation.exists() or Allocation.load(workspace.allocation).mirror
 
 
 def find_held_out(workspace: Workspace, configurations: Sequence[str] | None = None) -> HeldOut:
@@ -170,7 +167,7 @@ def _training_problems(
     trained = workspace.folds(configuration)
     problems = [
         f"{workspace.fold(configuration, fold).root}: fold {fold} of {configuration} must be trained, found no record."
-        f" Run `autoseg train --fold {fold} --configuration {configuration}`"
+        f" Run `autoseg train --fold {fold} --configuration {configuration}`, or choose among others: --configuration"
         for fold in range(len(splits.folds))
         if fold not in trained
     ]
@@ -218,7 +215,7 @@ def _gain(held_out: HeldOut, table: OutcomeTable, rules: Empirical) -> Differenc
     groups = [case.group for case in held_out.cases.values()]
     draws = draw_cases(groups, rules.evaluation.num_resamples, rules.evaluation.seed)
     tables = honest_scores(table), table.before
-    return weighted_difference(tables, table.weights, draws, rules.evaluation.confidence, len(set(groups)))
+    return weighted_difference(tables, table.weights, draws, rules.evaluation.confidence, groups)
 
 
 def _made_from(workspace: Workspace, held_out: HeldOut, request: SelectionRequest, rules: Empirical) -> dict[str, str]:

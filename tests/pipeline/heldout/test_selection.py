@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from autoseg import pipeline
 from autoseg.core.errors import PredictionError, SelectionError
 from autoseg.core.progress import Silent
+from autoseg.core.temporary import temporary_prefix
 from autoseg.core.workspace import Workspace
 from autoseg.data.dataset import Dataset
 from autoseg.data.image import read_image, read_label
@@ -25,7 +28,7 @@ from autoseg.network.unet import UNet
 from autoseg.pipeline.budget.schedule import Allocation
 from autoseg.pipeline.heldout import scores
 from autoseg.pipeline.heldout import selection as selection_stage
-from autoseg.pipeline.heldout.maps import HeldOutRequest
+from autoseg.pipeline.heldout.maps import HeldOutPredictions, HeldOutRequest
 from autoseg.pipeline.heldout.selection import SelectionRequest, find_held_out, make_selection
 from autoseg.pipeline.prediction.models import load_model, load_selection
 from autoseg.plan.schema import Plan
@@ -170,6 +173,43 @@ def test_predictions_that_were_broken_off_go_on_with_the_next_case(
     assert not list(copied.crossval("2d").glob("unfinished*"))
 
 
+def _predicted_anew(workspace: Workspace) -> set[str]:
+    """Select again; return the label maps that are written for that."""
+    maps = {path: path.stat().st_mtime_ns for path in (workspace.root / "crossval").glob("*/*.nii.gz")}
+    workspace.selection.unlink()
+    make_selection(workspace, REQUEST, Silent())
+    return {f"{path.parent.name}/{path.name[:10]}" for path, when in maps.items() if path.stat().st_mtime_ns != when}
+
+
+def test_a_touched_image_is_predicted_again_alone(copied: Workspace) -> None:
+    image = Path(Dataset.load(copied.dataset).cases[0].images[0])
+    status = image.stat()
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    try:
+        together = ("2d", "3d_fullres", "2d+3d_fullres")
+        assert _predicted_anew(copied) == {f"{name}/{image.name[:10]}" for name in together}
+        assert _predicted_anew(copied) == set()
+    finally:  # Others look at the same image.
+        os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_other_rules_of_inference_predict_all_again(copied: Workspace) -> None:
+    planned = pipeline.load_plan(copied)
+    inference = planned.inference.model_copy(update={"tile_step": 0.9})
+    planned.model_copy(update={"inference": inference}).save(copied.plan)
+    assert len(_predicted_anew(copied)) == 3 * len(Dataset.load(copied.dataset).cases)
+
+
+def test_what_killed_processes_left_is_removed(copied: Workspace) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    machine = temporary_prefix().split("-")[1]
+    left = copied.crossval("2d") / f".writing-{machine}-{ended.pid}-x.nii.gz"
+    left.touch()
+    make_selection(copied, REQUEST, Silent())
+    assert not left.exists()
+
+
 def test_another_metric_scores_nothing_again(copied: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def refusing(*_: object) -> None:
         raise AssertionError
@@ -238,7 +278,10 @@ def test_metric_and_weights_are_the_users(trained: Workspace, tmp_path: Path) ->
 
 @pytest.mark.parametrize("mirror", [True, False])
 def test_scans_are_mirrored_as_the_run_did(copied: Workspace, mirror: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    Allocation(shares=(), mirror=mirror).save(copied.allocation)
+    for path in (copied.root / "crossval").glob("*/fold_*.json"):
+        known = HeldOutPredictions.load(path)
+        known.model_copy(update={"made_from": {**known.made_from, "mirrored": str(mirror)}}).save(path)
+    Allocation(shares=(), mirror=not mirror).save(copied.allocation)  # Of a run before the last one.
     asked: list[bool] = []
 
     def noting(_: Workspace, request: HeldOutRequest, *__: object) -> None:
@@ -303,7 +346,8 @@ def test_missing_folds_and_folds_of_other_plans_are_all_named(copied: Workspace)
 
     message = str(caught.value)
     assert "got 2 problems" in message
-    assert "fold 1 of 2d must be trained, found no record. Run `autoseg train --fold 1 --configuration 2d`." in message
+    assert "fold 1 of 2d must be trained, found no record. Run `autoseg train --fold 1 --configuration 2d`" in message
+    assert "or choose among others: --configuration." in message
     assert "fold 2 of 3d_fullres must be trained as the plan of the workspace says, got another plan" in message
     assert "--fold 2 --configuration 3d_fullres --restart`" in message
 
