@@ -11,7 +11,12 @@ from autoseg.core.workspace import Workspace
 from autoseg.data.image import Image
 from autoseg.data.splits import Splits
 from autoseg.evaluate.scores import Evaluation
+from autoseg.infer.predictor import Predictor
+from autoseg.pipeline.planning.timing import Timing
 from autoseg.pipeline.prediction.models import load_model
+from autoseg.pipeline.training import cascade
+from autoseg.plan.budget import TimeBudget, TimedChoice
+from autoseg.plan.duration import DeviceSpeed
 from autoseg.plan.schema import ConfigurationName, ConfigurationPlan, NetworkPlan, Plan
 from autoseg.train.loop import TrainingRequest
 from tests.end_to_end.blobs import write_tiny_rules
@@ -129,6 +134,52 @@ def test_a_new_scan_passes_through_both_stages(workspace: Workspace) -> None:
     for value in (LEFT, RIGHT):
         overlap = ((found == value) & (label == value)).sum()
         assert 2 * overlap / ((found == value).sum() + (label == value).sum()) > 0.85
+
+
+@pytest.mark.slow
+def test_the_second_stage_learns_from_scans_mirrored_as_they_will_be_predicted(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def noting(place: Workspace, choice: pipeline.ModelChoice) -> Predictor:
+        asked.append(choice.mirror)
+        return load_model(place, choice)
+
+    monkeypatch.setattr(cascade, "load_model", noting)
+    planning = pipeline.Planning.load(workspace.planning)
+    for timing, expected in ((_unmirrored(), [False, False]), (None, [True, True])):
+        planning.model_copy(update={"timing": timing}).save(workspace.planning)
+        cascade.predict_earlier_stage(workspace, CASCADE, "cpu", 0, Silent())
+        assert asked == expected
+        asked.clear()
+        cascade.predict_earlier_stage(workspace, CASCADE, "cpu", 0, Silent())
+        assert not asked
+
+
+def _unmirrored() -> Timing:
+    """Return what a budget has led to that is too short for mirror images."""
+    choice = TimedChoice(
+        configuration="3d_lowres",
+        base_features=6,
+        batch_size=2,
+        steps_per_epoch=1,
+        validation_steps=1,
+        num_epochs=1,
+        training_s=1.0,
+        step_s=0.1,
+        mirror=False,
+    )
+    speed = DeviceSpeed(
+        device="cpu",
+        is_cpu=True,
+        precision="float32",
+        number_bytes=4,
+        layers=(),
+        norm_training_s=0.0,
+        norm_prediction_s=0.0,
+    )
+    return Timing(rules="", budget=TimeBudget(configuration="3d_lowres", seconds=1.0), speed=speed, choice=choice)
 
 
 @pytest.mark.slow

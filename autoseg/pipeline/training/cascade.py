@@ -13,7 +13,7 @@ from autoseg.core.workspace import Workspace
 from autoseg.data.splits import Splits
 from autoseg.data.store import CaseProperties, EarlierPrediction, open_case, stored_earlier, write_earlier
 from autoseg.infer.case import predict_classes_on
-from autoseg.pipeline.planning.prepare import load_plan, preprocess
+from autoseg.pipeline.planning.prepare import Planning, load_plan, preprocess
 from autoseg.pipeline.prediction.models import ModelChoice, digest_of_networks, load_model
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.preprocess.case import Prepared
@@ -93,8 +93,9 @@ def _predict_cases(
 ) -> None:
     """Predict the cases of a fold whose prediction is missing or was made from something else."""
     fold, device = fold_on_device
+    mirror = _mirrors(workspace)
     weights = digest_of_file(workspace.fold(stages.earlier, fold).weights)
-    origins = {name: _origin(stages, name, weights) for name in names}
+    origins = {name: _origin(stages, name, weights, mirror=mirror) for name in names}
     outdated = [
         name
         for name, made_from in origins.items()
@@ -103,7 +104,8 @@ def _predict_cases(
     task.advance(len(names) - len(outdated))
     if not outdated:
         return
-    predictor = load_model(workspace, ModelChoice(stages.earlier, (fold,), device, mirror=True))
+    choice = ModelChoice(stages.earlier, (fold,), device, mirror, scratch=workspace.root)
+    predictor = load_model(workspace, choice)
     later = stages.plan.configurations[stages.later]
     for name in outdated:
         properties = open_case(stages.later_folder, name).properties
@@ -117,11 +119,18 @@ def _predict_cases(
         write_earlier(stages.later_folder, properties, stages.earlier, indices, later.patch_size, origins[name])
 
 
-def _origin(stages: _Stages, name: str, weights: str) -> dict[str, str]:
+def _mirrors(workspace: Workspace) -> bool:
+    """Return whether scans are averaged over their mirror images: as a budget has decided, without one they are."""
+    timing = Planning.load(workspace.planning).timing if workspace.planning.exists() else None
+    return timing is None or timing.choice.mirror
+
+
+def _origin(stages: _Stages, name: str, weights: str, *, mirror: bool) -> dict[str, str]:
     """Return the digests of all that decides a prediction."""
     seen, wanted = (_properties(folder, name).digest() for folder in (stages.earlier_folder, stages.later_folder))
     inference = digest_of(stages.plan.inference.model_dump(mode="json"))
-    return {"weights": weights, "case as seen": seen, "case as stored": wanted, "inference": inference}
+    inputs = {"weights": weights, "case as seen": seen, "case as stored": wanted}
+    return {**inputs, "inference": inference, "mirrored": str(mirror)}
 
 
 def _properties(folder: Path, name: str) -> CaseProperties:
