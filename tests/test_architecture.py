@@ -26,6 +26,7 @@ LAYERS = (
 
 ROOMS = (
     ("full_run",),
+    ("running",),
     ("jobs", "packing"),
     ("training", "heldout"),
     ("prediction", "budget"),

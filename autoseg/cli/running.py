@@ -165,10 +165,11 @@ def run(
     pictures = draw_run(place, result)
     if as_json:
         print_json(result)
-        return
-    run_tables.show_run(result, watch.elapsed_s())
-    run_tables.show_pictures(pictures)
-    _show_next(workspace)
+    else:
+        run_tables.show_run(result, watch.elapsed_s())
+        run_tables.show_pictures(pictures)
+        _show_next(workspace)
+    run_tables.require_all(result)
 
 
 def benchmark(
@@ -217,10 +218,11 @@ def benchmark(
     pictures = draw_run(place, result.run)
     if as_json:
         print_json(result)
-        return
-    run_tables.show_benchmark(result, watch.elapsed_s())
-    run_tables.show_pictures(pictures)
-    _show_next(place.root)
+    else:
+        run_tables.show_benchmark(result, watch.elapsed_s())
+        run_tables.show_pictures(pictures)
+        _show_next(place.root)
+    run_tables.require_all(result.run)
 
 
 def _show_next(workspace: Path) -> None:

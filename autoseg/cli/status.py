@@ -3,7 +3,10 @@
 from autoseg.cli import options as opt
 from autoseg.cli.terminal import out, print_json, show_table
 from autoseg.core.workspace import Workspace
-from autoseg.pipeline.training.status import Status, status_of
+from autoseg.pipeline.running.status import StageState, Status, status_of
+
+STATES: tuple[StageState, ...] = ("done", "failed", "out of date", "missing")
+"""In the order in which they are told."""
 
 
 def status(workspace: opt.WorkspaceFolder = opt.WORKSPACE, as_json: opt.Json = False) -> None:
@@ -17,17 +20,22 @@ def status(workspace: opt.WorkspaceFolder = opt.WORKSPACE, as_json: opt.Json = F
 
 def show_status(found: Status) -> None:
     """Print how far a workspace is, and the errors of what failed."""
-    done = [stage for stage, is_done in found.stages.items() if is_done]
-    missing = [stage for stage, is_done in found.stages.items() if not is_done]
-    out.print(f"{found.dataset}. Done: {', '.join(done)}. Missing: {', '.join(missing) or 'nothing'}.", markup=False)
+    told = [(state, [stage for stage, known in found.stages.items() if known == state]) for state in STATES]
+    stages = " ".join(f"{state.capitalize()}: {', '.join(names)}." for state, names in told if names)
+    out.print(f"{found.dataset or 'No dataset yet'}. {stages}", markup=False)
     rows = [
         (training.configuration, str(training.fold), training.state, str(training.num_epochs or ""))
         for training in found.trainings
     ]
-    show_table("Trainings", ("configuration", "fold", "state", "epochs"), rows)
+    if rows:
+        show_table("Trainings", ("configuration", "fold", "state", "epochs"), rows)
     for training in found.trainings:
         if training.error is not None:
-            out.print(f"\nfailed  {training.configuration}, fold {training.fold}: {training.error}", markup=False)
+            place = f"{training.configuration}, fold {training.fold}"
+            what = "failed" if training.state == "failed" else "failed when asked for last"
+            out.print(f"\n{what}  {place}: {training.error}", markup=False)
+    if found.error is not None:
+        out.print(f"\nThe last run failed: {found.error}", markup=False)
     if found.held_out:
         predicted = ", ".join(f"{name} {number}" for name, number in found.held_out.items())
         out.print(f"\nFolds with held-out predictions: {predicted}", markup=False)

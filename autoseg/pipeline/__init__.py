@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from autoseg.pipeline.full_run import RunRequest, RunResult, run
+    from autoseg.pipeline.full_run import run
     from autoseg.pipeline.heldout.scores import score_held_out
     from autoseg.pipeline.packing.model_description import ModelDescription, describe
     from autoseg.pipeline.packing.networks import Networks, choose_networks
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from autoseg.pipeline.prediction.models import ModelChoice
     from autoseg.pipeline.prediction.predict import predict
     from autoseg.pipeline.prediction.scans import Request
+    from autoseg.pipeline.running.request import RunRequest, RunResult
     from autoseg.pipeline.training.fold import TrainingLength, num_loaders, train, training_length
 
 _MODULES = (
@@ -44,6 +45,7 @@ _MODULES = (
     "packing.networks",
     "packing.opening",
     "packing.pack",
+    "running.request",
     "full_run",
 )
 """That define the names below; those that take long to import come last."""

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pydantic import Field
+
 from autoseg.core.artefact import Record
 from autoseg.core.errors import PlanError
 from autoseg.plan.duration import DeviceSpeed, prediction_s, training_step_s, validation_step_s
@@ -78,6 +80,7 @@ class TimedChoice(Record):
         configuration: That it was chosen for; the others of the plan share all but the batch.
         base_features: Width of the networks at full resolution.
         batch_size: Most patches per step of the configuration.
+        batches: The same of others that share the time; the rest of the plan is as without a budget.
         steps_per_epoch, validation_steps, num_epochs: Length of a training.
         training_s: Seconds of a training.
         step_s: Seconds of a training step with its share of validation.
@@ -94,7 +97,12 @@ class TimedChoice(Record):
     training_s: float
     step_s: float
     mirror: bool
+    batches: dict[ConfigurationName, int] = Field(default_factory=dict)
     decisions: tuple[Decision, ...] = ()
+
+    def batch_of(self, name: ConfigurationName) -> int | None:
+        """Return the most patches per step of a configuration; None where its time was not looked at."""
+        return self.batch_size if name == self.configuration else self.batches.get(name)
 
 
 def predicted_pace(

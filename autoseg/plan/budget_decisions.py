@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from autoseg.plan.budget import Offer, TimeBudget, TimedChoice, epochs_of, step_with_validation_s
 from autoseg.plan.decisions import Reasons, for_configuration, size_text
-from autoseg.plan.schema import Alternative, Decision
+from autoseg.plan.schema import Alternative, ConfigurationName, Decision
 
 
 def choice_of(
@@ -25,7 +25,7 @@ def choice_of(
     decisions = [
         _width_decision(reasons, budget, device, widths, batches[0]),
         *_length_decisions(reasons, bought),
-        for_configuration(_batch_decision(reasons, device, batches, bought), budget.configuration),
+        batch_decision(reasons, budget.configuration, device, batches, bought),
     ]
     if budget.held_out:
         decisions.insert(-1, _mirror_decision(reasons, budget, bought))
@@ -86,8 +86,18 @@ def _width_decision(
     return found.model_copy(update={"alternatives": tried})
 
 
-def _batch_decision(reasons: Reasons, device: str, batches: Sequence[Offer], chosen: Offer) -> Decision:
-    """Return why the batch is smaller than memory, dataset and preset allow."""
+def batch_decision(
+    reasons: Reasons, name: ConfigurationName, device: str, batches: Sequence[Offer], chosen: Offer
+) -> Decision:
+    """Return why the batch of a configuration is smaller than memory, dataset and preset allow.
+
+    Args:
+        reasons: Context.
+        name: Of the configuration.
+        device: Name of the device that was timed.
+        batches: Every batch that was tried, the smallest first.
+        chosen: One of them.
+    """
     least = reasons.rules.inferred.budget.min_steps_of_more_patches
     reason = (
         f"The smallest, as a larger one would leave fewer than {least} steps: {_bought(chosen)}."
@@ -99,7 +109,7 @@ def _batch_decision(reasons: Reasons, device: str, batches: Sequence[Offer], cho
     found = reasons.decision("batch_size", chosen.pace.batch_size, reason, inputs, used)
     others = [other for other in batches if other is not chosen]
     tried = tuple(Alternative(value=other.pace.batch_size, outcome=f"buys {_bought(other)}") for other in others)
-    return found.model_copy(update={"alternatives": tried})
+    return for_configuration(found.model_copy(update={"alternatives": tried}), name)
 
 
 def _length_decisions(reasons: Reasons, bought: Offer) -> tuple[Decision, Decision, Decision]:

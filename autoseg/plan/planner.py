@@ -256,11 +256,12 @@ def _mirror_axes(num_axes: int, subject: _Subject) -> tuple[int, ...]:
 
 def _timed(planned: _Planned, name: ConfigurationName, timed: TimedChoice | None) -> _Planned:
     """Return a configuration with fewer patches per step where that was chosen for its time."""
-    if timed is None or name != timed.configuration or not timed.batch_size < planned.plan.batch_size:
+    size = None if timed is None else timed.batch_of(name)
+    if timed is None or size is None or size >= planned.plan.batch_size:
         return planned
     chosen = [found for found in timed.decisions if found.configuration == name]
     kept = [found for found in planned.decisions if found.name not in {decided.name for decided in chosen}]
-    plan = planned.plan.model_copy(update={"batch_size": timed.batch_size})
+    plan = planned.plan.model_copy(update={"batch_size": size})
     return _Planned(plan, (*kept, *chosen))
 
 

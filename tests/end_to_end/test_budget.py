@@ -1,23 +1,32 @@
 """A run within a budget of time: five folds, selection, postprocessing and pictures, and over in time."""
 
+import os
 import re
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from autoseg import pipeline
 from autoseg.core.errors import PlanError
 from autoseg.core.progress import Silent
-from autoseg.core.workspace import Workspace
+from autoseg.core.workspace import FoldFolder, Workspace
 from autoseg.pipeline.budget.schedule import Allocation
 from autoseg.report.run import draw_run
+from autoseg.train.record import TrainingRecord
 from tests.end_to_end.blobs import write_blobs, write_tiny_rules
 
 BUDGET_S = 45.0
 MOST = 1.1
 """Times its budget, that a run may take."""
+
+STARTING_S = 6.0
+"""In which a command starts and ends on a busy machine, beyond what it counts itself."""
 
 
 def _affordable(workspace: Workspace, request: pipeline.RunRequest) -> pipeline.RunRequest:
@@ -70,3 +79,56 @@ def test_a_small_budget_holds_and_buys_everything(tmp_path: Path) -> None:
     again = pipeline.run(workspace, request, Silent())
     assert again.model_copy(update={"seconds": result.seconds}) == result
     assert written == {path: path.stat().st_mtime_ns for path in written}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_a_run_that_is_killed_goes_on_within_its_budget(tmp_path: Path) -> None:
+    """Killed while it is planned and while it trains, and given again after a file was touched: nothing trains anew."""
+    workspace, source = Workspace(tmp_path / "work"), write_blobs(tmp_path / "data")
+    budget_s = 20.0
+    command = [sys.executable, "-m", "autoseg", "run", str(source), "--workspace", str(workspace.root)]
+    command += ["--rules", str(write_tiny_rules(tmp_path / "rules")), "--preset", "cpu", "--num-folds", "3"]
+    command += ["--folds", "0,1", "--budget", f"{budget_s:.0f}s", "--device", "cpu", "--workers", "0"]
+    first, second = (workspace.fold("3d_fullres", fold) for fold in (0, 1))
+    took_s = _killed_when(command, workspace.fingerprint.exists)
+    assert not workspace.allocation.exists()
+    took_s += _killed_when(command, first.history.exists)
+    allocated = Allocation.load(workspace.allocation)
+    assert list(allocated.begun) == ["3d_fullres fold 0"]
+    identity = _identity(first)
+    began_s = time.monotonic()
+    said = subprocess.run(command, check=True, capture_output=True).stderr
+    took_s += time.monotonic() - began_s
+    assert b"To train, of a budget of 20 s:" in said
+
+    kept = Allocation.load(workspace.allocation)
+    assert (kept.shares, list(kept.begun)) == (allocated.shares, ["3d_fullres fold 0", "3d_fullres fold 1"])
+    assert kept.begun["3d_fullres fold 0"] == allocated.begun["3d_fullres fold 0"]
+    assert TrainingRecord.load(first.record).identity == identity
+    assert not list(workspace.root.glob("models/*/earlier"))
+    assert not workspace.spent.exists()
+    assert took_s <= budget_s + 3 * STARTING_S
+
+    weights = [folder.weights.stat().st_mtime_ns for folder in (first, second)]
+    os.utime(min((source / "labels").iterdir()))
+    subprocess.run(command, check=True, capture_output=True)
+    assert [folder.weights.stat().st_mtime_ns for folder in (first, second)] == weights
+    assert Allocation.load(workspace.allocation) == kept
+
+
+def _killed_when(command: list[str], is_time: Callable[[], bool]) -> float:
+    """Kill a command as soon as it is time; return the seconds that it had."""
+    began_s = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        while not is_time():
+            assert child.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.02)
+        child.kill()
+    return time.monotonic() - began_s
+
+
+def _identity(folder: FoldFolder) -> str:
+    """Return the identity of a training that was broken off."""
+    document = torch.load(folder.checkpoint, map_location="cpu", weights_only=True)
+    return str(document["identity"])

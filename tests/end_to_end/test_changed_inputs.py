@@ -110,6 +110,21 @@ def test_other_networks_are_trained_from_the_same_cases_and_the_first_ones_come_
 
 
 @pytest.mark.slow
+def test_fewer_folds_leave_none_behind_and_come_back(finished: Finished) -> None:
+    workspace, request = finished
+    three = replace(request.data, num_folds=3)
+    assert _networks(2) <= _run(finished, data=three)
+    assert list(workspace.folds("2d")) == [0, 1, 2]
+    assert _networks(2) <= _run(finished)
+    assert list(workspace.folds("2d")) == [0, 1]
+    assert len(list((workspace.root / "models" / "2d" / "earlier").glob("fold_2_*"))) == 1
+    weights = [path.read_bytes() for path in (workspace.root / "models" / "2d" / "earlier").glob("fold_2_*/weights*")]
+    _run(finished, data=three)
+    assert [workspace.fold("2d", 2).weights.read_bytes()] == weights
+    _run(finished)
+
+
+@pytest.mark.slow
 def test_a_case_more_is_preprocessed_alone(finished: Finished, tmp_path: Path) -> None:
     _, request = finished
     more = write_blobs(tmp_path / "more", num_cases=5)

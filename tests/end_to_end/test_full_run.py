@@ -1,5 +1,6 @@
 """All of the job: two configurations, all folds, selection, a model that predicts; repeated without change."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from autoseg import pipeline
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import Workspace
 from autoseg.pipeline.prediction.models import load_selection
+from autoseg.pipeline.running.status import status_of
 from autoseg.report.run import draw_run
 from autoseg.select.choose import Selection
 from tests.end_to_end.blobs import write_blobs, write_tiny_rules
@@ -87,6 +89,31 @@ def test_some_folds_of_several_configurations_are_scored_without_a_selection(fin
     assert result.reached == ("3d_fullres",)
     assert list(result.others) == ["2d"]
     assert {len(found.cases) for found in (result.evaluation, *result.others.values())} == {2}
+
+
+@pytest.mark.slow
+def test_a_configuration_that_fails_does_not_keep_the_others_from_their_result(
+    finished: Finished, tmp_path: Path
+) -> None:
+    workspace, request, before = finished
+    spoilt = Workspace(tmp_path / "work")
+    shutil.copytree(workspace.root, spoilt.root)
+    folder = spoilt.fold("2d", 0)
+    folder.record.unlink()
+    folder.checkpoint.write_bytes(b"no checkpoint")
+    result = pipeline.run(spoilt, request, Silent())
+    assert result.trained == result.reached == ("3d_fullres",)
+    assert list(result.failed) == ["2d fold 0"]
+    assert "must be a checkpoint" in result.failed["2d fold 0"]
+    assert result.selection is not None
+    assert [candidate.name for candidate in result.selection.candidates] == ["3d_fullres"]
+    found = status_of(spoilt)
+    states = {(training.configuration, training.fold): training.state for training in found.trainings}
+    assert (states["2d", 0], states["2d", 1]) == ("failed", "done")
+    assert found.stages["run"] == "failed"
+    folder.checkpoint.unlink()
+    again = pipeline.run(spoilt, request, Silent())
+    assert (again.trained, again.failed) == (before.trained, {})
 
 
 def _files_and_times(workspace: Workspace) -> dict[str, int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from autoseg import pipeline
-from autoseg.core.errors import InterruptionError
+from autoseg.core.errors import TrainingError
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import Workspace
 from autoseg.pipeline.jobs.side_by_side import Executor, SideBySide
@@ -32,10 +32,10 @@ def _begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, shrinks: bool, ex
 
     def train(place: Workspace, requests: Sequence[TrainingRequest], **_: object) -> None:
         done.extend(f"train {request.configuration}" for request in requests)
-        raise InterruptionError("enough")
+        raise TrainingError("enough")
 
     monkeypatch.setattr("autoseg.pipeline.full_run.fit_to_device", fit)
-    monkeypatch.setattr("autoseg.pipeline.full_run.train_all", train)
+    monkeypatch.setattr("autoseg.pipeline.running.trainings.train_all", train)
     request = pipeline.RunRequest(
         source=write_blobs(tmp_path / "data", num_cases=2),
         data=pipeline.DataOptions(group_by=None, num_folds=2, num_workers=0),
@@ -48,7 +48,7 @@ def _begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, shrinks: bool, ex
         seed=1,
         side_by_side=SideBySide(executor=executor),
     )
-    with pytest.raises(InterruptionError, match="enough"):
+    with pytest.raises(TrainingError, match="enough"):
         pipeline.run(workspace, request, Silent())
     return done
 

@@ -17,7 +17,7 @@ from autoseg.plan.budget import (
     require_enough,
     widest,
 )
-from autoseg.plan.budget_decisions import choice_of
+from autoseg.plan.budget_decisions import batch_decision, choice_of
 from autoseg.plan.decisions import Reasons
 from autoseg.plan.explain import explain, explain_value
 from autoseg.plan.overrides import Overrides
@@ -136,6 +136,21 @@ def test_a_budget_too_small_for_any_plan_is_refused_with_the_least_that_would_do
         PlanError, match=r"in each of 5 trainings, got time for 9 of 0.1 s. Give at least 40s, or train fewer"
     ):
         require_enough(tried, shared, RULES)
+
+
+def test_others_that_share_the_time_have_batches_of_their_own() -> None:
+    reasons = Reasons(RULEBOOK, RULEBOOK.for_preset("cpu"), Overrides())
+    choice = _choice(reasons, 600)
+    usual = make_plan(SMALL, DATASET, RULEBOOK, "cpu", None, choice)
+    assert usual.configurations["2d"].batch_size == 8
+    offers = [offer(_pace(0.1 * size, batch_size=size), _time(600), RULES) for size in (2, 4, 8)]
+    decided = batch_decision(reasons, "2d", "cpu, 2 threads", offers, largest_batch(offers, RULES))
+    timed = choice.model_copy(update={"batches": {"2d": 2}, "decisions": (*choice.decisions, decided)})
+    plan = make_plan(SMALL, DATASET, RULEBOOK, "cpu", None, timed)
+    assert plan.configurations["2d"].batch_size == 2
+    assert plan.configurations["3d_fullres"] == usual.configurations["3d_fullres"]
+    (reason,) = [found.reason for found in plan.decisions if (found.configuration, found.name) == ("2d", "batch_size")]
+    assert reason.startswith("The smallest, as a larger one would leave fewer than")
 
 
 def _choice(reasons: Reasons, seconds: float) -> TimedChoice:

@@ -1,6 +1,5 @@
 """What a run does once its networks have predicted, and the time that it sets aside for that."""
 
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.core.geometry import num_voxels
+from autoseg.core.temporary import scratch_folder
 from autoseg.core.workspace import Workspace
 from autoseg.data.dataset import Dataset
 from autoseg.data.image import LabelImage, read_label, write_label
@@ -47,11 +47,11 @@ def measure_scoring(workspace: Workspace, contents: Contents, rules: Empirical) 
     measured = sorted(voxels, key=lambda name: voxels[name])[len(voxels) // 2]
     reference = next(Path(str(case.label)) for case in dataset.cases if case.name == measured)
     times = sum(voxels.values()) / voxels[measured]
-    with tempfile.TemporaryDirectory(dir=workspace.root) as folder:
+    with scratch_folder(workspace.root) as folder:
         label = read_label(reference)
         indices = dataset.labels.to_indices(label.array)
         moved = np.roll(np.where(indices < dataset.labels.num_classes, indices, 0), (1, 1, 1), (0, 1, 2))
-        prediction = Path(folder) / "prediction.nii.gz"
+        prediction = folder / "prediction.nii.gz"
         began_s, computed_s = time.monotonic(), time.process_time()
         write_label(prediction, LabelImage(dataset.labels.to_values(moved), label.geometry))
         pair = (measured, prediction, reference)

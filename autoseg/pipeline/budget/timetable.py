@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from autoseg.core.workspace import FoldFolder, Workspace
+from autoseg.core.workspace import Workspace
 from autoseg.pipeline.budget.schedule import Allocation, Contents, Share, training_name
 from autoseg.plan.schema import ConfigurationName
 from autoseg.train.record import TrainingRecord
@@ -42,7 +42,17 @@ class Timetable:
 
     def __post_init__(self) -> None:
         self.allocation = Allocation.load(self.workspace.allocation)
-        self._earlier_s = self.allocation.spent_s
+        self._earlier_s = self.allocation.spent_s + self._finished_since_s()
+
+    def _finished_since_s(self) -> float:
+        """Return what the training took that has begun last, if it is over: no other has said since what was spent."""
+        last = next(reversed(self.allocation.begun), None)
+        return sum(
+            TrainingRecord.load(folder.record).seconds
+            for name in self.contents.configurations
+            for fold in self.contents.folds_of(name)
+            if training_name(name, fold) == last and (folder := self.workspace.fold(name, fold)).record.exists()
+        )
 
     def begin(self, configuration: ConfigurationName, fold: int) -> float:
         """Return the seconds of a training that is about to begin, or to go on; a cut is logged in one line."""
@@ -60,8 +70,9 @@ class Timetable:
         return length_s
 
     @contextmanager
-    def counting(self, folder: FoldFolder) -> Iterator[None]:
-        """Within the block, which trains in a folder, count what the training took before it was broken off."""
+    def counting(self, configuration: ConfigurationName, fold: int) -> Iterator[None]:
+        """Within the block, which trains a fold, count what the training took before it was broken off."""
+        folder = self.workspace.fold(configuration, fold)
         is_done = folder.record.exists()
         began_s = time.monotonic()
         yield
@@ -109,3 +120,24 @@ class Timetable:
             share.training_s,
             self.budget_s,
         )
+
+
+def begin_together(workspace: Workspace, contents: Contents, spent_s: float) -> dict[str, float]:
+    """Return the seconds of trainings that run beside each other, by name, and keep them.
+
+    None is cut; those that began in an earlier run go on to the length that they had then, one by one or not.
+
+    Args:
+        workspace: Keeps the allocation.
+        contents: What is trained.
+        spent_s: Of the budget, as the first of them begins.
+    """
+    allocation = Allocation.load(workspace.allocation)
+    shares = {share.configuration: share.training_s for share in allocation.shares}
+    lengths = {
+        training_name(name, fold): seconds for name, seconds in shares.items() for fold in contents.folds_of(name)
+    }
+    begun = {**lengths, **allocation.begun}
+    if begun != allocation.begun:
+        allocation.model_copy(update={"begun": begun, "spent_s": spent_s}).save(workspace.allocation)
+    return begun

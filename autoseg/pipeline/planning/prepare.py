@@ -1,6 +1,7 @@
 """From a dataset on disk to preprocessed cases: check, fingerprint, splits, plan, preprocessing."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,9 @@ from autoseg.core.progress import Progress
 from autoseg.core.workspace import Workspace
 from autoseg.data.check import CheckReport, check_dataset
 from autoseg.data.dataset import Dataset, open_dataset
-from autoseg.data.splits import make_splits
+from autoseg.data.splits import Splits, make_splits
 from autoseg.fingerprint import Fingerprint, check_and_measure, extract_fingerprint, pool_cases
-from autoseg.pipeline.planning.timing import Timing, time_plan
+from autoseg.pipeline.planning.timing import Timing, time_plan, with_batches
 from autoseg.plan.budget import TimeBudget
 from autoseg.plan.decisions import Reasons
 from autoseg.plan.overrides import Overrides, apply_overrides
@@ -90,6 +91,9 @@ class PlanOptions:
 
 class Planning(Artefact):
     """How the plan of a workspace was asked for, and what a device has taught since.
+
+    What it was made from is the part of a dataset on which the time of networks depends: a file that was touched, or a
+    label that was mended, times nothing anew.
 
     Attributes:
         preset: Entry of `rules/presets.toml`; None for the default one.
@@ -169,7 +173,8 @@ def plan(
     folds = load_rulebook(plan_options.rules).empirical.cross_validation
     splits = make_splits(groups, options.num_folds or folds.num_folds, folds.seed)
     splits = splits.model_copy(update={"made_from": made_from})
-    asked = _asked(plan_options, made_from, _up_to_date(Planning, workspace.planning, made_from))
+    seen = _seen_by_clocks(fingerprint, dataset, splits)
+    asked = _asked(plan_options, seen, _up_to_date(Planning, workspace.planning, seen))
     if asked.time is not None and asked.time.covers == "a training" and asked.timing is None:
         asked = timed(asked, fingerprint, dataset, training_budget(asked.time, plan_asked(fingerprint, dataset, asked)))
     planned = plan_asked(fingerprint, dataset, asked)
@@ -177,6 +182,17 @@ def plan(
     splits.save(workspace.splits)
     planned.save(workspace.plan)
     return planned
+
+
+def _seen_by_clocks(fingerprint: Fingerprint, dataset: Dataset, splits: Splits) -> dict[str, str]:
+    """Return the digests of what decides how long networks take: grids of scans, channels, outputs, held-out cases."""
+    of_labels = {"classes", "foreground_extent_mm"}
+    grids = [case.model_dump(mode="json", exclude=of_labels) for case in fingerprint.cases]
+    return {
+        "grids": digest_of(grids),
+        "channels and labels": digest_of([dataset.channels, dataset.labels.model_dump(mode="json")]),
+        "held out": digest_of([split.validation for split in splits.folds]),
+    }
 
 
 def _fingerprint_of_sound(
@@ -241,12 +257,40 @@ def timed(asked: Planning, fingerprint: Fingerprint, dataset: DatasetDescription
         PlanError: If the time is too short for any plan.
     """
     assert asked.time is not None
-    rulebook = load_rulebook(asked.rules)
-    preset = asked.preset or rulebook.inferred.preset.default
-    reasons = Reasons(rulebook, apply_overrides(rulebook.for_preset(preset), asked.overrides), asked.overrides)
-    make = partial(make_plan, fingerprint, dataset, rulebook, preset, asked.overrides)
-    timing = time_plan(make, fingerprint, reasons, budget, asked.time.device)
+    reasons = _reasons(asked)
+    make = partial(make_plan, fingerprint, dataset, reasons.rulebook, reasons.rules.preset, asked.overrides)
+    known = None if asked.timing is None else asked.timing.speed
+    timing = time_plan(make, fingerprint, reasons, budget, asked.time.device, known)
     return asked.model_copy(update={"timing": timing})
+
+
+def timed_batches(asked: Planning, planned: Plan, training_s: Mapping[ConfigurationName, float]) -> Planning:
+    """Return how to plan so that further configurations, too, have the batch that suits their time.
+
+    Args:
+        asked: How the plan was asked for, timed for its first configuration.
+        planned: The plan that came of it.
+        training_s: Seconds of a training of each further configuration.
+    """
+    assert asked.time is not None
+    assert asked.timing is not None
+    found = with_batches(asked.timing, planned, _reasons(asked), training_s, asked.time.device)
+    return asked.model_copy(update={"timing": found})
+
+
+def with_small_batches(asked: Planning, names: Sequence[ConfigurationName]) -> Planning:
+    """Return how to plan with the smallest batch in further configurations."""
+    assert asked.timing is not None
+    least = _reasons(asked).rules.inferred.batch_size.min
+    choice = asked.timing.choice.model_copy(update={"batches": dict.fromkeys(names, least)})
+    return asked.model_copy(update={"timing": asked.timing.model_copy(update={"choice": choice})})
+
+
+def _reasons(asked: Planning) -> Reasons:
+    """Return the rules in force for a plan."""
+    rulebook = load_rulebook(asked.rules)
+    rules = rulebook.for_preset(asked.preset or rulebook.inferred.preset.default)
+    return Reasons(rulebook, apply_overrides(rules, asked.overrides), asked.overrides)
 
 
 def training_budget(time: AskedTime, planned: Plan) -> TimeBudget:

@@ -1,6 +1,6 @@
 """A plan for a budget of time: networks of several widths are planned, the device is timed, the rules choose."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,12 @@ from autoseg.plan.budget import (
     require_enough,
     widest,
 )
-from autoseg.plan.budget_decisions import choice_of
+from autoseg.plan.budget_decisions import batch_decision, choice_of
 from autoseg.plan.costs import scan_of_case
 from autoseg.plan.decisions import Reasons
 from autoseg.plan.duration import DeviceSpeed
 from autoseg.plan.orientation import turned_fingerprint
-from autoseg.plan.schema import Plan
+from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.plan.tiling import Scan
 
 if TYPE_CHECKING:
@@ -69,7 +69,12 @@ class _Search:
 
 
 def time_plan(
-    make: Callable[[TimedChoice], Plan], fingerprint: Fingerprint, reasons: Reasons, budget: TimeBudget, device: str
+    make: Callable[[TimedChoice], Plan],
+    fingerprint: Fingerprint,
+    reasons: Reasons,
+    budget: TimeBudget,
+    device: str,
+    known: DeviceSpeed | None = None,
 ) -> Timing:
     """Return what suits a budget of time on a device, which is timed for some seconds.
 
@@ -79,6 +84,7 @@ def time_plan(
         reasons: Rules in force for the preset.
         budget: Time, and the configuration that is trained.
         device: See `choose_device`.
+        known: What was timed of the device before.
 
     Raises:
         PlanError: If the time is too short for any plan.
@@ -88,7 +94,7 @@ def time_plan(
     search = _Search(make, fingerprint, reasons, budget, choose_device(device))
     rules = reasons.rules.inferred
     least = rules.batch_size.min
-    narrow_to_wide, speed = _offers(search, [(width, least) for width in sorted(rules.budget.widths)], None)
+    narrow_to_wide, speed = _offers(search, [(width, least) for width in sorted(rules.budget.widths)], known)
     require_enough(narrow_to_wide, budget, rules.budget)
     width = widest(narrow_to_wide, rules.budget).pace.base_features
     most = make(_candidate(search, width, ANY_BATCH)).configurations[budget.configuration].batch_size
@@ -96,6 +102,41 @@ def time_plan(
     bought = largest_batch(small_to_large, rules.budget)
     choice = choice_of(reasons, budget, speed.device, narrow_to_wide, small_to_large, bought)
     return Timing(rules=reasons.rulebook.digest, budget=budget, speed=speed, choice=choice)
+
+
+def with_batches(
+    timing: Timing, planned: Plan, reasons: Reasons, training_s: Mapping[ConfigurationName, float], device: str
+) -> Timing:
+    """Return a timing that chooses the batch of further configurations, each by the time of one of its trainings.
+
+    Args:
+        timing: Of the configuration for which the networks are planned.
+        planned: What came of it: its other batches are the largest that memory, dataset and preset allow.
+        reasons: Rules in force for the preset.
+        training_s: Seconds of a training, by configuration.
+        device: See `choose_device`.
+
+    Source:
+        rules/inferred.toml [budget]; docs/budgets.md.
+    """
+    from autoseg.network.device import choose_device
+    from autoseg.pipeline.planning.speed import speed_of
+
+    rules, speed = reasons.rules.inferred, timing.speed
+    batches, decisions = {}, []
+    for name, seconds in training_s.items():
+        largest = planned.configurations[name]
+        sizes = batches_to_try(rules.batch_size.min, largest.batch_size)
+        candidates = [largest.model_copy(update={"batch_size": size}) for size in sizes]
+        speed = speed_of(choose_device(device), candidates, speed)
+        budget = TimeBudget(configuration=name, seconds=seconds)
+        paces = [predicted_pace(candidate, (), speed, rules.cost) for candidate in candidates]
+        offers = [offer(pace, budget, rules.budget) for pace in paces]
+        bought = largest_batch(offers, rules.budget)
+        batches[name] = bought.pace.batch_size
+        decisions.append(batch_decision(reasons, name, speed.device, offers, bought))
+    changed = {"batches": batches, "decisions": (*timing.choice.decisions, *decisions)}
+    return timing.model_copy(update={"speed": speed, "choice": timing.choice.model_copy(update=changed)})
 
 
 def _offers(

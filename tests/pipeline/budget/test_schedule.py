@@ -8,7 +8,8 @@ from autoseg import pipeline
 from autoseg.core.errors import PlanError
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import Workspace
-from autoseg.pipeline.budget.allocation import BudgetedRun, allocate, plan_for_time
+from autoseg.pipeline.budget.allocation import allocate, plan_for_time
+from autoseg.pipeline.budget.paces import BudgetedRun
 from autoseg.pipeline.budget.schedule import (
     Allocation,
     Contents,

@@ -6,7 +6,7 @@ import pytest
 
 from autoseg.core.workspace import Workspace
 from autoseg.pipeline.budget.schedule import Allocation, Contents, Share
-from autoseg.pipeline.budget.timetable import Timetable
+from autoseg.pipeline.budget.timetable import Timetable, begin_together
 from autoseg.plan.schema import ConfigurationName
 from autoseg.train.record import TrainingRecord
 
@@ -95,11 +95,46 @@ def test_a_training_that_was_broken_off_keeps_its_length(tmp_path: Path) -> None
     again = _timetable(workspace, clock := Clock())
     clock.now_s = 20.0
     assert again.begin("3d_fullres", 0) == again.begin("3d_fullres", 1) == 200.0
-    folder = workspace.fold("3d_fullres", 1)
-    with again.counting(folder):
-        _finish(folder.record, 210.0)
+    with again.counting("3d_fullres", 1):
+        _finish(workspace.fold("3d_fullres", 1).record, 210.0)
     clock.now_s = 50.0
     assert again.begin("2d", 0) == pytest.approx((1000 - 400 - 210 - 50 - 200) / 2, abs=0.1)
+
+
+def test_a_training_that_ended_as_the_run_was_killed_counts(tmp_path: Path) -> None:
+    """The second training ends after 210 s; the process is killed before it begins another."""
+    workspace = Workspace(tmp_path)
+    timetable = _timetable(workspace, clock := Clock())
+    clock.now_s = 100.0
+    timetable.begin("3d_fullres", 0)
+    clock.now_s = 400.0
+    timetable.begin("3d_fullres", 1)
+    _finish(workspace.fold("3d_fullres", 0).record, 290.0)
+    _finish(workspace.fold("3d_fullres", 1).record, 210.0)
+
+    again = _timetable(workspace, clock := Clock())
+    clock.now_s = 50.0
+    for fold in FOLDS:
+        again.begin("3d_fullres", fold)
+        with again.counting("3d_fullres", fold):
+            pass
+    assert again.begin("2d", 0) == pytest.approx((1000 - 400 - 210 - 50 - 200) / 2)
+
+
+def test_trainings_beside_each_other_keep_their_lengths_one_by_one(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    timetable = _timetable(workspace, clock := Clock())
+    clock.now_s = 500.0
+    cut_s = timetable.begin("3d_fullres", 0)
+    assert cut_s < 200.0
+    contents = timetable.contents
+    expected = {"3d_fullres fold 0": cut_s, "3d_fullres fold 1": 200.0, "2d fold 0": 100.0, "2d fold 1": 100.0}
+    assert begin_together(workspace, contents, 600.0) == expected
+    written = workspace.allocation.read_bytes()
+    assert begin_together(workspace, contents, 700.0) == expected
+    assert workspace.allocation.read_bytes() == written
+    again = _timetable(workspace, clock)
+    assert {name: again.begin(name, 1) for name in contents.configurations} == {"3d_fullres": 200.0, "2d": 100.0}
 
 
 def test_what_a_cascade_begins_with_is_set_aside_until_it_has_begun(tmp_path: Path) -> None:

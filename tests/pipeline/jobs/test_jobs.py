@@ -17,7 +17,7 @@ from autoseg.core.workspace import FoldName, Workspace
 from autoseg.pipeline.jobs.job import Job, Slot
 from autoseg.pipeline.jobs.processes import Process
 from autoseg.pipeline.jobs.side_by_side import SideBySide, train_all
-from autoseg.pipeline.training.status import status_of
+from autoseg.pipeline.running.status import status_of
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.loop import TrainingRequest
 from tests.end_to_end.blobs import write_blobs, write_tiny_rules

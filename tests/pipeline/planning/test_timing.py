@@ -1,24 +1,23 @@
 """Plans for a budget of time, on a device that is never the same twice."""
 
 import json
-from collections.abc import Iterable
+import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from autoseg import pipeline
 from autoseg.core.errors import PlanError
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import Workspace
+from autoseg.data.image import Image, LabelImage, read_image, read_label, write_image, write_label
 from autoseg.fingerprint import Fingerprint
-from autoseg.network.probe import device_name
 from autoseg.pipeline.planning import speed
-from autoseg.plan.duration import DeviceSpeed, Layer, LayerSpeed
 from autoseg.plan.overrides import Overrides
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import Plan
-from tests.end_to_end.blobs import write_blobs
+from tests.end_to_end.blobs import LARGE, write_blobs
+from tests.pipeline.devices import FakeDevice
 
 DATA = pipeline.DataOptions(group_by=None, num_folds=3, num_workers=1)
 
@@ -26,35 +25,6 @@ RULES = """
 [budget.widths]
 value = { 4 = 50, 8 = 1000 }
 """
-
-
-class FakeDevice:
-    """A device that takes ever longer, and counts how often it was timed."""
-
-    def __init__(self) -> None:
-        self.rate = 1e-9
-        self.num_layers = 0
-
-    def probe(self, device: torch.device, layers: Iterable[Layer], num_elements: int) -> DeviceSpeed:
-        self.rate *= 1.5
-        timed = tuple(dict.fromkeys(layers))
-        self.num_layers += len(timed)
-        return DeviceSpeed(
-            device=device_name(device),
-            is_cpu=True,
-            precision="float32",
-            number_bytes=4,
-            layers=tuple(
-                LayerSpeed(
-                    layer=layer,
-                    training_s=3 * self.rate * layer.multiply_adds,
-                    prediction_s=self.rate * layer.multiply_adds,
-                )
-                for layer in timed
-            ),
-            norm_training_s=0.0,
-            norm_prediction_s=0.0,
-        )
 
 
 @pytest.fixture
@@ -101,6 +71,27 @@ def test_without_a_budget_nothing_is_timed(tmp_path: Path, device: FakeDevice) -
     assert device.num_layers == 0
     _plan(tmp_path, 60)
     assert _plan(tmp_path, None) == usual
+
+
+def test_what_clocks_do_not_see_is_not_timed_anew(tmp_path: Path, device: FakeDevice) -> None:
+    """A file that was touched, a label that was mended: the plan for the time stays. Another grid is timed."""
+    first = _plan(tmp_path, 60)
+    num_layers = device.num_layers
+    path = min((tmp_path / "data" / "labels").iterdir())
+    os.utime(path)
+    assert _plan(tmp_path, 60).training == first.training
+    label = read_label(path)
+    label.array[:2] = LARGE
+    write_label(path, label)
+    mended = _plan(tmp_path, 60)
+    assert mended.training == first.training
+    assert mended.made_from != first.made_from
+    assert device.num_layers == num_layers
+    image = read_image([tmp_path / "data" / "images" / path.name])
+    write_image(tmp_path / "data" / "images" / path.name, Image(image.array[:, :, 3:], image.geometry))
+    write_label(path, LabelImage(label.array[:, 3:], label.geometry))
+    _plan(tmp_path, 60)
+    assert device.num_layers > num_layers
 
 
 def test_other_rules_are_timed_anew(tmp_path: Path, device: FakeDevice) -> None:

@@ -1,0 +1,186 @@
+"""The trainings of a run: one by one, within a timetable if there is a budget, or side by side.
+
+One that fails keeps neither the others from going on, nor the run from a result without its configuration.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+from autoseg.core.errors import AutosegError, InterruptionError, TrainingError
+from autoseg.core.progress import Progress
+from autoseg.core.workspace import Workspace
+from autoseg.pipeline.budget.schedule import Allocation, Contents, training_name
+from autoseg.pipeline.budget.timetable import Timetable, begin_together
+from autoseg.pipeline.jobs.side_by_side import train_all
+from autoseg.pipeline.planning.prepare import load_plan
+from autoseg.pipeline.running.request import RunRequest
+from autoseg.pipeline.training.fold import TrainingLength
+from autoseg.pipeline.training.status import Failure
+from autoseg.plan.rulebook import load_rulebook
+from autoseg.plan.schema import ConfigurationName
+from autoseg.train.hooks import Hooks
+from autoseg.train.loop import TrainingRequest
+from autoseg.train.record import TrainingRecord
+
+log = logging.getLogger(__name__)
+
+Place = tuple[ConfigurationName, int]
+"""Configuration and fold of a training."""
+
+TrainThese = Callable[[Sequence[TrainingRequest]], list[TrainingRecord]]
+"""Trains, and returns the records in the order of the requests."""
+
+Failures = dict[str, AutosegError]
+"""Why trainings have failed, by name."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of the trainings of a run.
+
+    Attributes:
+        contents: What is trained in all folds that were asked for.
+        seconds: That the trainings took, in all runs together.
+        failed: Why others have failed, by name.
+    """
+
+    contents: Contents
+    seconds: float
+    failed: dict[str, str]
+
+
+def train_contents(
+    workspace: Workspace,
+    request: RunRequest,
+    wanted: tuple[Contents, Allocation, TrainingLength],
+    elapsed_s: Callable[[], float],
+    progress: Progress,
+    hooks: Hooks,
+) -> Trained:
+    """Train all that is wanted, or go on with it.
+
+    Trainings that follow each other within a budget are cut where what came before took longer than planned.
+
+    Args:
+        workspace: Of the plan, preprocessed.
+        request: Of the run.
+        wanted: What is trained, what it takes and, without a budget, how long each training lasts.
+        elapsed_s: Returns the seconds of the run that are gone.
+        progress: Shows the trainings.
+        hooks: What ends them early, and what their epochs bring about.
+
+    Raises:
+        InterruptionError: If `hooks` ends them early.
+        TrainingError: If no configuration is trained to its end, naming each training that has failed.
+        AutosegError: Of the one training that has failed, if that is why none is.
+    """
+    contents, allocation, length = wanted
+    how = request.side_by_side
+    names = [share.configuration for share in allocation.shares]
+    places: list[Place] = [(name, fold) for name in names for fold in contents.folds_of(name)]
+    train_these = partial(
+        train_all, workspace, how=how, num_workers=request.data.num_workers, progress=progress, hooks=hooks
+    )
+    if how.wall_s([1.0] * len(places), request.device) == len(places):
+        timetable = None
+        if request.budget_s is not None:
+            rules = load_rulebook(request.planning.rules).inferred.budget
+            timetable = Timetable(workspace, contents, request.budget_s, elapsed_s, rules.least_steps)
+        records, failed = _one_by_one(request, places, length, timetable, train_these)
+    else:
+        lengths = dict.fromkeys(places, length)
+        if request.budget_s is not None:
+            given = begin_together(workspace, contents, elapsed_s())
+            lengths = {place: TrainingLength(None, given[training_name(*place)]) for place in places}
+        records, failed = _side_by_side(workspace, request, lengths, train_these)
+    seconds = how.wall_s([record.seconds for record in records], request.device)
+    trained = _without(contents, failed, workspace)
+    return Trained(trained, seconds, {name: str(error) for name, error in failed.items()})
+
+
+def _one_by_one(
+    request: RunRequest,
+    places: Sequence[Place],
+    length: TrainingLength,
+    timetable: Timetable | None,
+    train_these: TrainThese,
+) -> tuple[list[TrainingRecord], Failures]:
+    """Train one after the other, each for as long as the timetable says if there is one."""
+    records, failed = [], Failures()
+    for name, fold in places:
+        lasts = length if timetable is None else TrainingLength(None, timetable.begin(name, fold))
+        counting = nullcontext() if timetable is None else timetable.counting(name, fold)
+        try:
+            with counting:
+                records += train_these([request.training(name, fold, lasts)])
+        except InterruptionError:
+            raise
+        except AutosegError as error:
+            failed[training_name(name, fold)] = error
+            if len(places) > 1:
+                log.error("%s has failed; the others go on. %s", training_name(name, fold), error)  # noqa: TRY400
+    return records, failed
+
+
+def _side_by_side(
+    workspace: Workspace, request: RunRequest, lengths: Mapping[Place, TrainingLength], train_these: TrainThese
+) -> tuple[list[TrainingRecord], Failures]:
+    """Train beside each other; a cascade after the stage before it, if all folds of that are trained."""
+    records, failed = [], Failures()
+    configurations = load_plan(workspace).configurations
+    stages = {place: configurations[place[0]].previous_stage for place in lengths}
+    for is_later in (False, True):
+        wave = [place for place, stage in stages.items() if (stage is not None) == is_later]
+        begun = [place for place in wave if not _has_failed(stages[place], failed)]
+        for place in wave:
+            workspace.fold(*place).failure.unlink(missing_ok=True)
+            if place not in begun:
+                failed[training_name(*place)] = TrainingError(
+                    f"{place[0]}: all folds of {stages[place]}, which it refines, must be trained first, got failures."
+                )
+        try:
+            if begun:
+                records += train_these([request.training(*place, lengths[place]) for place in begun])
+        except InterruptionError:
+            raise
+        except TrainingError:
+            found = {place: workspace.fold(*place) for place in begun}
+            troubles = {place: folder.failure for place, folder in found.items() if folder.failure.exists()}
+            if not troubles:
+                raise
+            failed |= {
+                training_name(*place): TrainingError(Failure.load(path).error) for place, path in troubles.items()
+            }
+            records += [TrainingRecord.load(found[place].record) for place in begun if place not in troubles]
+    return records, failed
+
+
+def _has_failed(configuration: ConfigurationName | None, failed: Failures) -> bool:
+    return configuration is not None and any(name.startswith(f"{configuration} ") for name in failed)
+
+
+def _without(contents: Contents, failed: Failures, workspace: Workspace) -> Contents:
+    """Return what is trained in all folds that were asked for.
+
+    Raises:
+        TrainingError: If nothing is.
+    """
+    if not failed:
+        return contents
+    names = [
+        name
+        for name in contents.configurations
+        if not any(training_name(name, fold) in failed for fold in contents.folds_of(name))
+    ]
+    if names:
+        return contents.only(names, load_plan(workspace))
+    if len(failed) == 1:
+        raise next(iter(failed.values()))
+    listed = "\n".join(f"  {name}: {error}" for name, error in failed.items())
+    raise TrainingError(
+        f"{workspace.root}: a configuration must be trained in all its folds to be scored, got {len(failed)} trainings"
+        f" that failed:\n{listed}\nMend the cause; the same command goes on with what is missing."
+    )
