@@ -189,10 +189,9 @@ def write_label(path: Path, label: LabelImage) -> None:
     Raises:
         ValueError: If the format cannot hold the array's type or number of slices, or is not for label maps.
     """
-    array = label.array
-    require_storable(path, array.dtype, array.shape[0], label.geometry)
+    require_storable(path, label.array.dtype, label.array.shape[0], label.geometry)
     is_flat = label.geometry.dimensions == 2 or image_suffix(path) == ".png"
-    _write(path, sitk.GetImageFromArray(array[0] if is_flat else array), label.geometry)
+    _write(path, sitk.GetImageFromArray(label.array[0] if is_flat else label.array), label.geometry)
 
 
 def require_storable(path: Path, dtype: np.dtype[np.generic], num_slices: int, geometry: Geometry) -> None:

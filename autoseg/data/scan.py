@@ -1,11 +1,16 @@
 """Scans from whatever files hold them: images, or DICOM series as folder, zip or file."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autoseg.core.artefact import digest_of
 from autoseg.data.dicom import Series, is_dicom, is_folder, read_series
 from autoseg.data.image import Image, image_suffix, joined_channels, read_image, require_one_grid
+
+PIECE_BYTES = 1 << 16
+"""Of a file, from each of the places by which it is told from another."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,34 @@ class FoundScan:
 def is_series(path: Path) -> bool:
     """Return whether a path stands for a DICOM series: a folder, a zip or a DICOM file."""
     return is_folder(path) or path.suffix.lower() == ".zip" or (image_suffix(path) is None and is_dicom(path))
+
+
+def digest_of_scan(paths: Sequence[Path]) -> str:
+    """Return what tells a scan from another that takes its place, quickly: large files are not read as a whole.
+
+    It is a digest of the size of every file, and of its beginning, middle and end, where compressed files have a
+    checksum. Of a folder, these are of its first and its last file alone.
+
+    Args:
+        paths: Files, or folders or zips of DICOM series.
+
+    Raises:
+        OSError: If one cannot be read.
+    """
+    return digest_of([_telling(path) for path in paths])
+
+
+def _telling(path: Path) -> list[object]:
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        return [[file.stat().st_size for file in files], *(_telling(file) for file in (*files[:1], *files[-1:]))]
+    size = path.stat().st_size
+    found = hashlib.sha256()
+    with path.open("rb") as stream:
+        for start in (0, size // 2, size - PIECE_BYTES):
+            stream.seek(max(start, 0))
+            found.update(stream.read(PIECE_BYTES))
+    return [size, found.hexdigest()]
 
 
 def read_scan(paths: Sequence[Path], scratch: Path | None = None) -> FoundScan:

@@ -64,6 +64,18 @@ class Outcome(Record):
     notes: tuple[str, ...] = ()
 
 
+class Made(Record):
+    """What a label map was made of.
+
+    Attributes:
+        scan: Digest of its scan; see `digest_of_scan`.
+        extras: That were made with it.
+    """
+
+    scan: str
+    extras: tuple[str, ...] = ()
+
+
 class Predictions(Artefact):
     """What a batch of scans has come to; `made_from` names the networks.
 
@@ -74,7 +86,7 @@ class Predictions(Artefact):
         mirror: Whether mirrored scans were averaged.
         cases: In the order in which they were done.
         written: Label maps beside this file that these networks and settings made, in this call or an earlier one, by
-            name; with the extras that they made for each.
+            name.
         unwritten: Names of label maps that were to be made and are not: their scans failed, or the call was broken off.
             What lies there may come from other networks or settings.
     """
@@ -89,7 +101,7 @@ class Predictions(Artefact):
     precision: str
     mirror: bool
     cases: tuple[Outcome, ...]
-    written: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    written: dict[str, Made] = Field(default_factory=dict)
     unwritten: tuple[str, ...] = ()
 
 

@@ -71,7 +71,9 @@ def test_a_border_of_zeros_is_no_field_of_view() -> None:
     """Nor is it in the training data, of which nnU-Net notes the shapes after cropping alone."""
     image = _scan(shape=(50, 50, 50), value=0.0)
     image.array[:, 3:15, 3:15, 3:15] = 1.0
-    assert _warnings(image) == {}
+    seen = fingerprint()
+    cases = tuple(case.model_copy(update={"shape": (90, 90, 90)}) for case in seen.cases)
+    assert _warnings(image, Familiar(plan(), seen.model_copy(update={"cases": cases}), RULES)) == {}
     image.array[:, 3:40] = 1.0
     assert set(_warnings(image)) == {"field of view"}
 

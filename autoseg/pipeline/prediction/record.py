@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from autoseg.core.errors import ArtefactError, PredictionError
-from autoseg.infer.outcome import Outcome, Predictions, Scan
+from autoseg.data.scan import digest_of_scan
+from autoseg.infer.outcome import Made, Outcome, Predictions, Scan
 from autoseg.pipeline.prediction.scans import Request, is_complete
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class BatchRecord:
         self._earlier = self._same_before()
         self._cases: list[Outcome] = []
         self._written = dict(self._earlier.written)
-        self._unwritten: dict[str, None] = {}
+        self._unwritten: dict[str, Scan] = {}
         self._saved_s = time.monotonic()
 
     @property
@@ -47,44 +48,40 @@ class BatchRecord:
         return self._empty.model_copy(update=found)
 
     def keep(self, scans: Sequence[Scan]) -> list[Scan]:
-        """Take over what is there, whole, of these networks and settings; return the scans that it is of.
+        """Take over what is there, whole, of these networks, settings and scans; return those scans.
 
         Raises:
             PredictionError: If a label map is there of which nobody knows what made it.
         """
-        extras = self._request.extras
-        complete = [scan for scan in scans if is_complete(scan, extras)]
+        complete = [scan for scan in scans if is_complete(scan, self._request.extras)]
         known = {*self._earlier.written, *self._earlier.unwritten}
         if strange := [scan.output for scan in complete if self._name(scan.output) not in known]:
             raise PredictionError(
                 f"{self._request.record}: must name the label maps that are kept, got {len(strange)} that it does not,"
                 f" such as {strange[0].name}. Leave out --skip-existing to replace them, or name another OUT."
             )
-        made = self._earlier.written
-        kept = [
-            scan
-            for scan in complete
-            if (name := self._name(scan.output)) in made and set(extras.names) <= set(made[name])
-        ]
+        kept = [scan for scan in complete if self._is_of(scan, self._earlier.written.get(self._name(scan.output)))]
         described = {case.output: case for case in self._earlier.cases}
         for scan in kept:
             case = described.get(scan.output, Outcome(image=scan.images[0], output=scan.output))
-            self._cases.append(case.model_copy(update={"is_kept": True}))
+            self._cases.append(case.model_copy(update={"image": scan.images[0], "is_kept": True}))
         return kept
 
     def expect(self, scans: Sequence[Scan]) -> None:
         """Note that the label maps of scans are still to be made, whatever lies in their places."""
         for scan in scans:
             self._written.pop(self._name(scan.output), None)
-            self._unwritten[self._name(scan.output)] = None
+            self._unwritten[self._name(scan.output)] = scan
 
     def add(self, outcome: Outcome) -> None:
         """Take over an outcome. The batch goes on where it cannot be saved at the moment."""
         self._cases.append(outcome)
         if outcome.output is not None:
             name = self._name(outcome.output)
-            self._unwritten.pop(name, None)
-            self._written[name] = tuple(outcome.further)
+            digest = _digest(self._unwritten[name])
+            if digest is not None:
+                self._written[name] = Made(scan=digest, extras=tuple(outcome.further))
+                del self._unwritten[name]
         if time.monotonic() - self._saved_s > SECONDS_BETWEEN_RECORDS:
             try:
                 self.save()
@@ -122,8 +119,21 @@ class BatchRecord:
             )
         return self._empty
 
+    def _is_of(self, scan: Scan, made: Made | None) -> bool:
+        """Return whether a label map was made of this scan, with all extras that are asked for."""
+        return made is not None and set(self._request.extras.names) <= set(made.extras) and made.scan == _digest(scan)
+
     def _name(self, output: Path) -> str:
         return output.relative_to(self._request.folder).as_posix()
+
+
+def _digest(scan: Scan) -> str | None:
+    """Return what tells a scan from another; None of one that cannot be read, so that its label map is not kept."""
+    try:
+        return digest_of_scan(scan.images)
+    except OSError as error:
+        log.debug("%s: %s", scan.images[0], error)
+        return None
 
 
 @contextmanager

@@ -82,6 +82,19 @@ def test_what_other_settings_left_is_not_kept_after_a_broken_off_call(
         np.testing.assert_array_equal(read_label(path).array, read_label(tmp_path / "expected" / path.name).array)
 
 
+def test_what_was_made_of_another_scan_is_not_kept(tmp_path: Path) -> None:
+    """A scan in the place of another; where files lie and when they were copied there says nothing."""
+    scans, out, workspace = tmp_path / "scans", tmp_path / "out", untrained(tmp_path / "work")
+    for number in range(2):
+        write_scan(scans / f"{number}.nii.gz", number)
+    predict(workspace, CHOICE, Request(scans, out), Silent())
+    write_scan(tmp_path / "moved" / "0.nii.gz", 5)
+    (tmp_path / "moved" / "1.nii.gz").write_bytes((scans / "1.nii.gz").read_bytes())
+    again = predict(workspace, CHOICE, Request(tmp_path / "moved", out, skip_existing=True), Silent())
+    assert {case.image.name: case.is_kept for case in again.cases} == {"0.nii.gz": False, "1.nii.gz": True}
+    assert {case.image.parent for case in again.cases} == {tmp_path / "moved"}
+
+
 def test_a_scan_that_fails_leaves_nothing_to_be_kept(tmp_path: Path) -> None:
     """The label map in its place is one of other networks."""
     scan, out, workspace = write_scan(tmp_path / "scans" / "a.nii.gz"), tmp_path / "out", untrained(tmp_path / "work")
