@@ -14,8 +14,8 @@ from autoseg.core.progress import Progress
 from autoseg.data.image import read_label
 from autoseg.evaluate.pairs import Pair
 from autoseg.plan.rules import Empirical
-from autoseg.select.crossfit import Metric, mask_score, outcomes
-from autoseg.select.postprocess import Treatment, treatments
+from autoseg.select.crossfit import UNTOUCHED, Metric, mask_score, outcomes
+from autoseg.select.postprocess import UNTREATED, Postprocessing, Treatment, postprocess, treatments
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,41 @@ def case_outcomes(pair: Pair, trial: Trial) -> NDArray[np.float64]:
     spacing_mm = maps[1].geometry.spacing
     score = mask_score(trial.metric, spacing_mm, trial.rules.evaluation)
     return outcomes(prediction, reference, spacing_mm, trial.labels, trial.tried, score)
+
+
+def measure_postprocessed(
+    pairs: Sequence[Pair], trial: Trial, postprocessing: Postprocessing, num_workers: int, progress: Progress
+) -> NDArray[np.float64]:
+    """Return the score of each class of each case after postprocessing, one step after another, (cases, classes).
+
+    Args:
+        pairs: Name of the case, file of its prediction, file of its reference.
+        trial: How scores are taken.
+        postprocessing: What is done.
+        num_workers: Processes that measure cases side by side.
+        progress: Shows one step per case.
+
+    Raises:
+        EvaluationError: If a process dies.
+    """
+    rows = []
+    measure = partial(case_postprocessed, trial=trial, postprocessing=postprocessing)
+    with progress.task("check postprocessing", len(pairs)) as task:
+        for row in parallel_map(measure, pairs, num_workers, _name_of, EvaluationError):
+            rows.append(row)
+            task.advance()
+    return np.stack(rows)
+
+
+def case_postprocessed(pair: Pair, trial: Trial, postprocessing: Postprocessing) -> NDArray[np.float64]:
+    """Return the score of each class of a case after postprocessing, (classes,)."""
+    maps = [read_label(path) for path in pair[1:]]
+    prediction, reference = (trial.labels.to_indices(found.array) for found in maps)
+    spacing_mm = maps[1].geometry.spacing
+    score = mask_score(trial.metric, spacing_mm, trial.rules.evaluation)
+    treated = postprocess(prediction, spacing_mm, trial.labels, postprocessing)
+    found: NDArray[np.float64] = outcomes(treated, reference, spacing_mm, trial.labels, (UNTREATED,), score)
+    return found[UNTOUCHED, :, 0]
 
 
 def _name_of(pair: Pair) -> str:

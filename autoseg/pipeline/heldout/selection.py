@@ -1,10 +1,12 @@
 """From the held-out cases of all that is trained to the selection: predict, score, rank, fit postprocessing."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoseg.core.artefact import digest_of, digest_of_file
 from autoseg.core.errors import SelectionError
@@ -15,15 +17,19 @@ from autoseg.data.dataset import Case, Dataset
 from autoseg.data.splits import Splits
 from autoseg.evaluate.bootstrap import draw_cases
 from autoseg.evaluate.compare import Difference, weighted_difference
+from autoseg.evaluate.pairs import Pair
 from autoseg.pipeline.heldout.maps import HeldOutRequest, mirrored_before
 from autoseg.pipeline.heldout.scores import held_out_pairs, rules_of, score_candidates
 from autoseg.pipeline.planning.prepare import choose_configuration, load_plan
 from autoseg.plan.rules import Empirical
 from autoseg.plan.schema import ConfigurationName, Plan
-from autoseg.select.choose import Candidate, Selection, candidates_of, class_weights, rank, stages_of
-from autoseg.select.crossfit import Metric, OutcomeTable, fit_postprocessing, honest_scores
-from autoseg.select.measure import Trial, measure_outcomes
+from autoseg.select.choose import Selection, candidates_of, class_weights, rank, stages_of
+from autoseg.select.crossfit import Metric, OutcomeTable, fit_postprocessing, gain_of, honest_scores
+from autoseg.select.measure import Trial, measure_outcomes, measure_postprocessed
+from autoseg.select.postprocess import Postprocessing
 from autoseg.train.record import TrainingRecord
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,9 @@ def make_selection(workspace: Workspace, request: SelectionRequest, progress: Pr
         stages=stages_of(held_out.plan.configurations, held_out.configurations),
         tie_margin=rules.selection.tie_margin,
     )
-    table = _outcome_table(workspace, held_out, ranked[0], request, rules, progress)
+    trial = Trial(held_out.plan.labels, request.metric, rules)
+    pairs = held_out_pairs(workspace, ranked[0].configurations, tuple(held_out.cases.values()))
+    table = _outcome_table(held_out, pairs, trial, weights, request.num_workers, progress)
     selection = Selection(
         made_from=made_from,
         metric=request.metric,
@@ -118,7 +126,7 @@ def make_selection(workspace: Workspace, request: SelectionRequest, progress: Pr
         configurations=ranked[0].configurations,
         candidates=ranked,
         tie_margin=rules.selection.tie_margin,
-        postprocessing=fit_postprocessing(table),
+        postprocessing=_checked(fit_postprocessing(table), table, pairs, trial, request.num_workers, progress),
         gain=_gain(held_out, table, rules),
     )
     selection.save(workspace.selection)
@@ -189,25 +197,40 @@ def _training_problems(
 
 
 def _outcome_table(
-    workspace: Workspace,
     held_out: HeldOut,
-    winner: Candidate,
-    request: SelectionRequest,
-    rules: Empirical,
+    pairs: Sequence[Pair],
+    trial: Trial,
+    weights: NDArray[np.float64],
+    num_workers: int,
     progress: Progress,
 ) -> OutcomeTable:
     """Return what every treatment would do to every held-out case of the winner."""
-    labels = held_out.plan.labels
-    trial = Trial(labels, request.metric, rules)
-    pairs = held_out_pairs(workspace, winner.configurations, tuple(held_out.cases.values()))
     return OutcomeTable(
-        scores=measure_outcomes(pairs, trial, request.num_workers, progress),
+        scores=measure_outcomes(pairs, trial, num_workers, progress),
         folds=np.array([held_out.folds[name] for name, _, _ in pairs]),
-        weights=class_weights(labels, request.weights),
-        names=tuple(label.name for label in labels.foreground),
+        weights=weights,
+        names=tuple(label.name for label in trial.labels.foreground),
         tried=trial.tried,
-        min_gain=rules.postprocessing.min_gain,
+        min_gain=trial.rules.postprocessing.min_gain,
     )
+
+
+def _checked(
+    fitted: Postprocessing,
+    table: OutcomeTable,
+    pairs: Sequence[Pair],
+    trial: Trial,
+    num_workers: int,
+    progress: Progress,
+) -> Postprocessing:
+    """Return the postprocessing if it helps when its steps follow each other, as they will; else none."""
+    if not fitted.summary:
+        return fitted
+    gain = gain_of(table, measure_postprocessed(pairs, trial, fitted, num_workers, progress))
+    if gain > 0:
+        return fitted
+    log.warning("Postprocessing is left out: step by step it would help, but one after another gains %+.4f.", gain)
+    return Postprocessing()
 
 
 def _gain(held_out: HeldOut, table: OutcomeTable, rules: Empirical) -> Difference:

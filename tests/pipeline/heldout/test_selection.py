@@ -29,20 +29,26 @@ from autoseg.pipeline.budget.schedule import Allocation
 from autoseg.pipeline.heldout import scores
 from autoseg.pipeline.heldout import selection as selection_stage
 from autoseg.pipeline.heldout.maps import HeldOutPredictions, HeldOutRequest
+from autoseg.pipeline.heldout.scores import held_out_pairs
 from autoseg.pipeline.heldout.selection import SelectionRequest, find_held_out, make_selection
 from autoseg.pipeline.prediction.models import load_model, load_selection
+from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import Plan
 from autoseg.preprocess.case import Prepared
 from autoseg.select import ensemble
 from autoseg.select.choose import Selection
 from autoseg.select.ensemble import Member, segment_together
-from autoseg.select.postprocess import Postprocessing, Treatment
+from autoseg.select.measure import Trial, measure_outcomes, measure_postprocessed
+from autoseg.select.postprocess import Postprocessing, Treatment, treatments
 from autoseg.select.predictor import postprocessed
 from autoseg.train.record import TrainingRecord
 from tests.end_to_end.blobs import write_blobs, write_tiny_rules
 from tests.pipeline.models import leave_training
 
 NUM_FOLDS = 3
+KEEPS_LARGEST = treatments(load_rulebook().empirical.postprocessing.min_volumes_mm3).index(
+    Treatment(keeps_largest=True)
+)
 REQUEST = SelectionRequest(device="cpu", mirror=False)
 
 
@@ -293,6 +299,29 @@ def test_scans_are_mirrored_as_the_run_did(copied: Workspace, mirror: bool, monk
         with pytest.raises(InterruptedError):
             make_selection(copied, replace(REQUEST, mirror=wanted, metric="nsd"), Silent())
     assert asked == [mirror, not mirror]
+
+
+@pytest.mark.parametrize(("after", "is_kept"), [(1.0, True), (0.0, False)])
+def test_postprocessing_must_help_when_its_steps_follow_each_other(
+    copied: Workspace, monkeypatch: pytest.MonkeyPatch, after: float, is_kept: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    fitted = Postprocessing(classes={"large": Treatment(keeps_largest=True)})
+    monkeypatch.setattr(selection_stage, "fit_postprocessing", lambda _: fitted)
+    monkeypatch.setattr(selection_stage, "measure_postprocessed", lambda pairs, *_: np.full((len(pairs), 2), after))
+    copied.selection.unlink()
+    found = make_selection(copied, REQUEST, Silent()).postprocessing
+    assert found == (fitted if is_kept else Postprocessing())
+    assert ("Postprocessing is left out" in caplog.text) != is_kept
+
+
+def test_scores_after_postprocessing_are_those_of_the_treated_maps(copied: Workspace) -> None:
+    planned, cases = pipeline.load_plan(copied), Dataset.load(copied.dataset).cases
+    trial = Trial(planned.labels, "dice", load_rulebook().empirical)
+    pairs = held_out_pairs(copied, ("2d",), cases[:2])
+    tables = [measure_outcomes(pairs, trial, 0, Silent())[:, 0, :, column] for column in (0, KEEPS_LARGEST)]
+    both = Postprocessing(classes={name: Treatment(keeps_largest=True) for name in ("large", "small")})
+    for chosen, expected in ((Postprocessing(), tables[0]), (both, tables[1])):
+        np.testing.assert_allclose(measure_postprocessed(pairs, trial, chosen, 0, Silent()), expected)
 
 
 def test_one_configuration_is_selected_as_well(copied: Workspace) -> None:
