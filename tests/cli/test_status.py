@@ -9,7 +9,7 @@ from autoseg.core.errors import DatasetError, TrainingError
 from autoseg.core.workspace import Workspace
 from autoseg.data.splits import Split, Splits
 from autoseg.pipeline.running.status import noting_failure_of_run
-from autoseg.pipeline.training.status import noting_failure
+from autoseg.pipeline.training.failure import noting_failure
 from tests.cli.commands import run_command
 from tests.pipeline.models import untrained
 

@@ -11,8 +11,8 @@ import torch
 
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import FoldFolder, Workspace
+from autoseg.pipeline.training.failure import Failure
 from autoseg.pipeline.training.fold import num_loaders, train
-from autoseg.pipeline.training.status import Failure
 from autoseg.train.failure import writing
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.loop import TrainingRequest

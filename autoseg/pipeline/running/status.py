@@ -13,7 +13,7 @@ from autoseg.data.splits import Splits
 from autoseg.fingerprint import Fingerprint
 from autoseg.pipeline.planning.prepare import load_plan
 from autoseg.pipeline.running.request import RunResult
-from autoseg.pipeline.training.status import Failure, is_held
+from autoseg.pipeline.training.failure import Failure, is_held
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.select.choose import Selection
 from autoseg.train.record import WEIGHTS, TrainingRecord

@@ -17,8 +17,8 @@ from autoseg.pipeline.budget.timetable import Timetable, begin_together
 from autoseg.pipeline.jobs.side_by_side import train_all
 from autoseg.pipeline.planning.prepare import load_plan
 from autoseg.pipeline.running.request import RunRequest
+from autoseg.pipeline.training.failure import Failure
 from autoseg.pipeline.training.fold import TrainingLength
-from autoseg.pipeline.training.status import Failure
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationName
 from autoseg.train.hooks import Hooks

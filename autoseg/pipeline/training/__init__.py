@@ -1,1 +1,1 @@
-"""One fold: proved on its device, trained, resumed; how far the trainings of a workspace are."""
+"""One fold: proved on its device, trained, resumed; why it has failed."""

@@ -15,7 +15,7 @@ from autoseg.network.device import choose_device
 from autoseg.network.probe import device_name
 from autoseg.network.shortage import is_shortage
 from autoseg.pipeline.planning.prepare import Planning, load_plan, plan_asked
-from autoseg.pipeline.training.status import is_held
+from autoseg.pipeline.training.failure import is_held
 from autoseg.plan.memory import largest_source
 from autoseg.plan.planner import DatasetDescription
 from autoseg.plan.rulebook import load_rulebook

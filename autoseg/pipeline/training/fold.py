@@ -18,8 +18,8 @@ from autoseg.network.device import choose_device
 from autoseg.pipeline.planning.folds import load_split
 from autoseg.pipeline.planning.prepare import preprocess
 from autoseg.pipeline.training.cascade import predict_earlier_stage, require_earlier_stage
+from autoseg.pipeline.training.failure import noting_failure
 from autoseg.pipeline.training.fitting import fit_to_device
-from autoseg.pipeline.training.status import noting_failure
 from autoseg.plan.schema import Plan
 from autoseg.preprocess.run import CONTENT
 from autoseg.train.failure import writing

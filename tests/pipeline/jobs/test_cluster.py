@@ -17,7 +17,7 @@ from autoseg.core.workspace import FoldName, Workspace
 from autoseg.pipeline.jobs.cluster import PARAMETERS, Queue, SlurmJob, Submission, starter
 from autoseg.pipeline.jobs.job import Job, nothing_else
 from autoseg.pipeline.jobs.side_by_side import SideBySide, train_all
-from autoseg.pipeline.training.status import Failure
+from autoseg.pipeline.training.failure import Failure
 from autoseg.plan.schema import ConfigurationName
 from autoseg.train.hooks import Hooks
 from tests.pipeline.jobs.test_jobs import leaving_hooks, request_for, workspace

@@ -14,7 +14,7 @@ from autoseg.data.splits import Split, Splits
 from autoseg.pipeline.budget.schedule import Allocation
 from autoseg.pipeline.running.request import RunResult
 from autoseg.pipeline.running.status import TrainingStatus, noting_failure_of_run, status_of
-from autoseg.pipeline.training.status import noting_failure
+from autoseg.pipeline.training.failure import noting_failure
 from autoseg.select.choose import Selection
 from tests.end_to_end.blobs import write_blobs
 from tests.pipeline.models import leave_training, untrained

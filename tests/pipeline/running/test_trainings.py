@@ -14,7 +14,7 @@ from autoseg.pipeline.budget.schedule import Allocation, Contents, Share
 from autoseg.pipeline.jobs.side_by_side import SideBySide
 from autoseg.pipeline.running import trainings
 from autoseg.pipeline.running.trainings import Trained, train_contents
-from autoseg.pipeline.training.status import Failure
+from autoseg.pipeline.training.failure import Failure
 from autoseg.plan.schema import ConfigurationName
 from autoseg.train.hooks import NO_HOOKS
 from autoseg.train.loop import TrainingRequest

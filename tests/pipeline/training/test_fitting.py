@@ -18,7 +18,7 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.pipeline import DataOptions, PlanOptions, plan
 from autoseg.pipeline.planning.prepare import Planning, load_plan
 from autoseg.pipeline.training import fitting
-from autoseg.pipeline.training.status import noting_failure
+from autoseg.pipeline.training.failure import noting_failure
 from autoseg.plan.overrides import Overrides
 from autoseg.plan.schema import Plan
 from autoseg.train import trainer
