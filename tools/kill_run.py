@@ -4,11 +4,16 @@ The run checks, plans and preprocesses a small dataset, trains two folds of 2d a
 cases alone and together, selects and fits postprocessing. The moments are spread over all of that. Every run that ends
 must end as the unbroken one: the same final table, the same `selection.json`, the same weights, bit for bit.
 
+With a budget, weights depend on the clock: the same trainings must be there, none set aside for another, the same cases
+scored by the same candidates; and the seconds that each run took in all its parts are shown beside the budget.
+
     python -m tools.kill_run --kills 10
     python -m tools.kill_run --kills 10 --jobs 2       # folds side by side
+    python -m tools.kill_run --kills 4 --budget 60     # seconds
 """
 
 import argparse
+import json
 import random
 import sys
 import tempfile
@@ -16,6 +21,7 @@ from pathlib import Path
 
 from autoseg.benchmark.phantom import make_phantom
 from autoseg.core.workspace import Workspace
+from autoseg.evaluate.scores import Evaluation
 from tools.killing import SIGNALS, Command, CommandFailedError, KillTest, weights, without
 
 RULES = """
@@ -38,17 +44,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--signal", choices=sorted(SIGNALS), default="KILL")
     parser.add_argument("--jobs", type=int, default=1, help="folds that are trained side by side")
+    parser.add_argument("--budget", type=float, help="seconds of each run, instead of epochs")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         source = make_phantom(Path(folder) / "phantom", SEED, CASES)
-        command = whole_run(source, write_rules(Path(folder) / "rules", RULES), EPOCHS, given.jobs)
+        command = whole_run(source, write_rules(Path(folder) / "rules", RULES), EPOCHS, given.jobs, given.budget)
         rng = random.Random(given.seed)  # noqa: S311 - moments, not secrets
+        test = KillTest(Path(folder), command, SIGNALS[given.signal], rng)
         try:
-            differing = KillTest(Path(folder), command, SIGNALS[given.signal], rng).run(given.kills)
+            differing = test.run(given.kills)
         except CommandFailedError as error:
             sys.exit(str(error))
     same = sum(not names for names in differing)
-    print(f"\n{same} of {len(differing)} runs ended with the table, selection and weights of the unbroken run.")
+    what = "table, selection and weights" if given.budget is None else "trainings and scored cases"
+    print(f"\n{same} of {len(differing)} runs ended with the {what} of the unbroken run.")
+    if given.budget is not None:
+        took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in test.took_s.items())
+        print(f"Of a budget of {given.budget:g} s they took, in all parts together: {took}.")
     sys.exit(0 if same == len(differing) else 1)
 
 
@@ -59,15 +71,29 @@ def write_rules(folder: Path, presets: str) -> Path:
     return folder
 
 
-def whole_run(source: Path, rules: Path, num_epochs: int, num_jobs: int) -> Command:
-    """Return a run of two folds of all that is worth it."""
+def whole_run(source: Path, rules: Path, num_epochs: int, num_jobs: int, budget_s: float | None = None) -> Command:
+    """Return a run of two folds of all that is worth it, for a number of epochs or within a budget."""
+    length = ["--epochs", str(num_epochs)] if budget_s is None else ["--budget", f"{budget_s:g}s"]
 
     def arguments(workspace: Workspace) -> list[str]:
         given = ["run", str(source), "--workspace", str(workspace.root), "--rules", str(rules), "--preset", "cpu"]
-        given += ["--num-folds", str(FOLDS), "--epochs", str(num_epochs), "--seed", "1", "--device", "cpu"]
+        given += ["--num-folds", str(FOLDS), *length, "--seed", "1", "--device", "cpu"]
         return [*given, "--workers", "1", "--jobs", str(num_jobs)]
 
-    return Command(arguments, _result, _state, "where")
+    return Command(arguments, _result if budget_s is None else _outline, _state, "where")
+
+
+def _outline(workspace: Workspace) -> dict[str, bytes]:
+    """Return what a run ends with whatever the clock says: its trainings, those set aside, and the scored cases."""
+    trained = sorted((workspace.root / "models").glob("*/fold_*/training.json"))
+    aside = (workspace.root / "models").glob("*/earlier/*")
+    scores = sorted((workspace.root / "crossval").glob("*/evaluation.json"))
+    cases = {path.parent.name: sorted(case.name for case in Evaluation.load(path).cases) for path in scores}
+    return {
+        "trained": "\n".join(str(path.relative_to(workspace.root)) for path in trained).encode(),
+        "set aside": str(len(list(aside))).encode(),
+        "scored": json.dumps(cases).encode(),
+    }
 
 
 def _result(workspace: Workspace) -> dict[str, bytes]:

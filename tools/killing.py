@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +56,7 @@ class KillTest:
         rng: Draws the moments.
         unbroken_s: Seconds that it takes without a break.
         expected: What it ends with then.
+        took_s: Seconds in each workspace, of all times that it was given there.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class KillTest:
     rng: random.Random
     unbroken_s: float = 0.0
     expected: dict[str, bytes] = field(default_factory=dict, repr=False)
+    took_s: dict[str, float] = field(default_factory=dict)
 
     def run(self, num_kills: int) -> list[list[str]]:
         """Kill as often as asked; return for each workspace in which it went through the names of what differs.
@@ -98,9 +101,8 @@ class KillTest:
 
     def _run_unbroken(self) -> None:
         workspace = self._workspace("unbroken")
-        began = time.monotonic()
         self._finish(workspace)
-        self.unbroken_s = time.monotonic() - began
+        self.unbroken_s = self.took_s[workspace.root.name]
         self.expected = self.command.result(workspace)
         print(f"Without a break it took {self.unbroken_s:.1f} s.\n", flush=True)
 
@@ -124,18 +126,26 @@ class KillTest:
 
     def _ends_before(self, workspace: Workspace, moment_s: float) -> bool:
         """Give the command and return whether it goes through before a moment; if not, end it there."""
-        child = self._start(workspace)
-        try:
-            self._require(workspace, child.wait(moment_s), (0,))
-        except subprocess.TimeoutExpired:
-            child.send_signal(self.signal)
-            code = child.wait()
-            self._require(workspace, code, (-self.signal, 128 + self.signal, 0))
-            return False
+        with self._timing(workspace):
+            child = self._start(workspace)
+            try:
+                self._require(workspace, child.wait(moment_s), (0,))
+            except subprocess.TimeoutExpired:
+                child.send_signal(self.signal)
+                code = child.wait()
+                self._require(workspace, code, (-self.signal, 128 + self.signal, 0))
+                return False
         return True
 
     def _finish(self, workspace: Workspace) -> None:
-        self._require(workspace, self._start(workspace).wait(), (0,))
+        with self._timing(workspace):
+            self._require(workspace, self._start(workspace).wait(), (0,))
+
+    @contextmanager
+    def _timing(self, workspace: Workspace) -> Iterator[None]:
+        began_s, name = time.monotonic(), workspace.root.name
+        yield
+        self.took_s[name] = self.took_s.get(name, 0.0) + time.monotonic() - began_s
 
     def _require(self, workspace: Workspace, code: int, expected: tuple[int, ...]) -> None:
         if code not in expected:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from autoseg.core.workspace import Workspace
 from tests.end_to_end.blobs import write_blobs
 from tools.kill_run import whole_run, write_rules
 from tools.killing import Command, CommandFailedError, KillTest
@@ -29,6 +30,14 @@ def test_a_run_that_is_killed_ends_as_an_unbroken_one(tmp_path: Path) -> None:
     differing = KillTest(tmp_path, command, signal.SIGKILL, random.Random(1)).run(2)
     assert differing
     assert not any(differing)
+
+
+def test_a_budget_replaces_the_epochs(tmp_path: Path) -> None:
+    command = whole_run(tmp_path, tmp_path, 2, num_jobs=1, budget_s=60)
+    arguments = list(command.arguments(Workspace(tmp_path)))
+    assert arguments[arguments.index("--budget") + 1] == "60s"
+    assert "--epochs" not in arguments
+    assert command.result(Workspace(tmp_path)) == {"trained": b"", "set aside": b"0", "scored": b"{}"}
 
 
 def _standing_in(tmp_path: Path, script: str) -> Command:
