@@ -30,6 +30,11 @@ class FoldFolder:
         return self.root / "last.checkpoint"
 
     @property
+    def spent(self) -> Path:
+        """How long the training under way has taken, noted more often than there are checkpoints."""
+        return self.root / "spent.txt"
+
+    @property
     def history(self) -> Path:
         """One row per epoch."""
         return self.root / "history.csv"

@@ -16,7 +16,7 @@ from autoseg.core.labels import Labels
 from autoseg.core.progress import Progress, Task
 from autoseg.core.workspace import FoldFolder
 from autoseg.train.failure import broken_samples, computing, not_finite, reading, writing
-from autoseg.train.record import OpenEpoch, Row, TrainingState, save_state
+from autoseg.train.record import OpenEpoch, Row, TrainingState, note_spent, save_state
 from autoseg.train.sampling import Batch, PatchSource
 from autoseg.train.schedule import Clock, learning_rate
 from autoseg.train.trainer import Trainer
@@ -31,6 +31,9 @@ CLASSES_SHOWN = 4
 
 WAITING_SHARE = 0.05
 """Of the time of an epoch's steps; where more passes until patches are there, loading slows the training down."""
+
+NOTE_S = 5.0
+"""After so many seconds it is noted anew how long a training has taken: so much may a kill cost of a budget."""
 
 MOST_SKIPPED_SHARE = 0.1
 """Of an epoch's steps, that half precision may skip because their loss is not finite; one in any case."""
@@ -110,6 +113,7 @@ def _learn(fold: Fold, state: TrainingState, task: Task) -> None:
         epoch.learning_rate = rate
         epoch.waited_s += waited_s
         epoch.seconds += time.monotonic() - started
+        _note(fold, state)
         _show(task, clock, state.epoch + len(epoch.losses) / recipe.steps_per_epoch, lr=f"{rate:.2g}")
 
 
@@ -196,6 +200,7 @@ def _validate(fold: Fold, state: TrainingState) -> Row:
             loss, count = fold.trainer.validate(batch)
         losses.append(loss)
         counts.append(count)
+        _note(fold, state)
     hit, wrong, missed = torch.stack(counts).sum(0).cpu().double().numpy()[:, 1:]
     volume = 2 * hit + wrong + missed
     dice = np.divide(2 * hit, volume, out=np.full_like(hit, np.nan), where=volume > 0)
@@ -222,8 +227,17 @@ def _close(fold: Fold, state: TrainingState) -> None:
     fold.after_epoch()
 
 
+def _note(fold: Fold, state: TrainingState) -> None:
+    """Note now and then how long the training has taken: what it learns until it is killed is lost, the time is not."""
+    clock = fold.clock
+    if fold.trainer.team.is_first and clock.elapsed_s() - clock.noted_s >= NOTE_S:
+        clock.noted_s = clock.elapsed_s()
+        with writing(fold.folder.spent):
+            note_spent(state.identity, clock.noted_s, fold.folder)
+
+
 def _checkpoint(fold: Fold, state: TrainingState) -> None:
-    state.spent_s = fold.clock.elapsed_s()
+    state.spent_s = fold.clock.noted_s = fold.clock.elapsed_s()
     state.tensors = fold.trainer.snapshot()
     with writing(fold.folder.checkpoint):
         save_state(state, fold.folder)

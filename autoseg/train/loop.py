@@ -139,7 +139,7 @@ def train_fold(
             record = TrainingRecord.load(folder.record)
             if record.identity != identity:
                 raise TrainingError(different_training(folder))
-            team.by_first(partial(_forget_checkpoint, folder))
+            team.by_first(partial(_forget_progress, folder))
             return record
         clock_start = time.monotonic()
         state = load_state(identity, folder)
@@ -222,7 +222,7 @@ def _identity(plan: Plan, split: Split, request: TrainingRequest, origins: dict[
 def _clear(folder: FoldFolder) -> None:
     """Delete what earlier trainings left."""
     with writing(folder.root):
-        for path in (folder.record, folder.checkpoint, folder.history, folder.weights):
+        for path in (folder.record, folder.checkpoint, folder.spent, folder.history, folder.weights):
             path.unlink(missing_ok=True)
 
 
@@ -251,14 +251,15 @@ def _finish(fold: Fold, state: TrainingState, request: TrainingRequest, made_fro
         log.warning("%s", waiting_sentence(record.waiting_share, request.num_workers))
     with writing(folder.record):
         record.save(folder.record)
-    _forget_checkpoint(folder)
+    _forget_progress(folder)
     return record
 
 
-def _forget_checkpoint(folder: FoldFolder) -> None:
-    """Delete the checkpoint of a training that is over, which may have been killed before it did so."""
-    with writing(folder.checkpoint):
-        folder.checkpoint.unlink(missing_ok=True)
+def _forget_progress(folder: FoldFolder) -> None:
+    """Delete what a training that is over would go on from; it may have been killed before it did so."""
+    with writing(folder.root):
+        for path in (folder.checkpoint, folder.spent):
+            path.unlink(missing_ok=True)
 
 
 def _require_cases(split: Split, request: TrainingRequest) -> None:

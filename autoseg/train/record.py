@@ -145,14 +145,27 @@ def write_history(rows: list[Row], path: Path) -> None:
         pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")
 
 
+def note_spent(identity: str, seconds: float, folder: FoldFolder) -> None:
+    """Write how long a training has taken, for when it is killed before its next checkpoint."""
+    with replacing(folder.spent) as temporary:
+        temporary.write_text(f"{identity} {seconds:.1f}\n", encoding="utf-8")
+
+
+def _noted_s(identity: str, folder: FoldFolder) -> float:
+    """Return what was noted last of how long a training has taken; 0 if nothing was, or of another training."""
+    noted = folder.spent.read_text(encoding="utf-8").partition(" ") if folder.spent.exists() else ("", "", "")
+    return float(noted[2]) if noted[0] == identity else 0.0
+
+
 def load_state(identity: str, folder: FoldFolder) -> TrainingState:
     """Return where a broken-off training stands; a new state if nothing is there.
 
     Raises:
         TrainingError: If the checkpoint cannot be read or belongs to another training.
     """
+    noted_s = _noted_s(identity, folder)
     if not folder.checkpoint.exists():
-        return TrainingState(identity)
+        return TrainingState(identity, spent_s=noted_s)
     try:
         document = torch.load(folder.checkpoint, map_location="cpu", weights_only=True)
         read = {"history": json.loads(document["history"]), "under_way": OpenEpoch(**document["under_way"])}
@@ -163,6 +176,7 @@ def load_state(identity: str, folder: FoldFolder) -> TrainingState:
         ) from None
     if state.identity != identity:
         raise TrainingError(different_training(folder))
+    state.spent_s = max(state.spent_s, noted_s)
     return state
 
 

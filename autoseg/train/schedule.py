@@ -35,14 +35,17 @@ class Clock:
         budget_s: Length in seconds; None where the epochs decide.
         spent_s: Seconds that earlier runs of the same training spent.
         started: Reading of `time.monotonic` when this run began.
+        noted_s: Of the seconds spent, those that are on disk.
     """
 
     num_epochs: int | None
     budget_s: float | None
     spent_s: float = 0.0
     started: float = field(default_factory=time.monotonic)
+    noted_s: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self.noted_s = self.spent_s
         if (self.num_epochs is None) == (self.budget_s is None):
             raise ValueError("a training must last a number of epochs or a budget, not both and not neither")
         if (self.num_epochs or self.budget_s or 0) <= 0:

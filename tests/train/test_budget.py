@@ -15,6 +15,7 @@ from autoseg.core.errors import InterruptionError
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import FoldFolder
 from autoseg.data.splits import Split
+from autoseg.train.epoch import NOTE_S
 from autoseg.train.hooks import NO_HOOKS, Hooks
 from autoseg.train.loop import FoldData, TrainingRequest, train_fold
 from autoseg.train.record import TrainingRecord, TrainingState, save_state
@@ -116,6 +117,49 @@ def test_a_training_ends_when_its_budget_does(
     assert 0.97 * budget_s <= machine.now - 1000 <= 1.03 * budget_s
     assert record.seconds == pytest.approx(machine.now - 1000)
     assert machine.rates[-1] < 0.15 * max(machine.rates)
+
+
+@pytest.mark.parametrize("num_asked", [30, 43, 60])
+def test_a_training_that_is_killed_has_spent_its_time_all_the_same(
+    data: FoldData, tmp_path: Path, machine: Machine, num_asked: int
+) -> None:
+    """In the first epoch, as it validates, and in a later one: the steps since the last checkpoint are lost."""
+    folder = FoldFolder(tmp_path)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            _train(data, folder, 150.0, _killed_at(num_asked))
+        machine.now += 5000
+    _train(data, folder, 150.0)
+    assert 0.97 * 150 <= machine.now - 11_000 <= 1.03 * 150 + 2 * NOTE_S
+    assert {path.name for path in tmp_path.iterdir()} == {
+        path.name for path in (folder.record, folder.weights, folder.history, folder.lock)
+    }
+
+
+def test_what_another_training_has_spent_is_not_counted(data: FoldData, tmp_path: Path, machine: Machine) -> None:
+    folder = FoldFolder(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        _train(data, folder, 150.0, _killed_at(30))
+    assert folder.spent.exists()
+    began = machine.now
+    _train(data, folder, 160.0)
+    assert machine.now - began == pytest.approx(160.0, rel=0.03)
+
+
+def _killed_at(num_asked: int) -> Hooks:
+    """Return hooks that end a training without a word or a checkpoint."""
+    asked = iter(range(1, 10**6))
+
+    def die() -> bool:
+        if next(asked) >= num_asked:
+            raise KeyboardInterrupt
+        return False
+
+    @contextmanager
+    def stopping() -> Iterator[Callable[[], bool]]:
+        yield die
+
+    return Hooks(stopping)
 
 
 @pytest.mark.parametrize("num_asked", [2, 39, 42, 60, 100])
