@@ -26,18 +26,18 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    reason = _missing(name)
+    reason, cause = _missing(name), None
     if reason is None:
         try:
             tried = torch.zeros(1, device=name)
             tried.item()
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0].rstrip(".")
+            reason, cause = str(error).partition("\n")[0].rstrip("."), error
         else:
             return tried.device
     raise AutosegError(
         f"--device {name}: must be a device of this machine, got: {reason}. Use --device auto, or cpu."
-    ) from None
+    ) from cause
 
 
 def _missing(name: str) -> str | None:

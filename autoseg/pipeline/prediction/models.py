@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoseg.core.artefact import digest_of, digest_of_file
-from autoseg.core.errors import PredictionError
+from autoseg.core.errors import AutosegError, PredictionError
 from autoseg.core.workspace import ALL_DATA, FoldFolder, FoldName, Workspace
 from autoseg.fingerprint import Fingerprint
 from autoseg.infer.case import Pace, default_settings
@@ -63,10 +63,11 @@ def load_model(workspace: Workspace, choice: ModelChoice) -> Predictor:
     """
     try:
         return _loaded(workspace, choice)
-    except RuntimeError as error:
-        if not is_shortage_of_device(error):
+    except (RuntimeError, AutosegError) as error:
+        shortage = error.__cause__ or error  # A device that is full from the start is refused because of it.
+        if not is_shortage_of_device(shortage):
             raise
-        reason = str(error).partition("\n")[0]
+        reason = str(shortage).partition("\n")[0]
     # Outside of the handler, whose error would keep the networks on the device alive.
     log.warning(
         "%s: must have memory for the networks, got: %s. Predicts on the CPU, which takes longer.",

@@ -172,6 +172,26 @@ def test_networks_without_room_on_the_gpu_predict_on_the_cpu(
     assert "cuda: must have memory for the networks, got: CUDA out of memory." in caplog.text
 
 
+def test_a_gpu_without_room_for_anything_is_left_for_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is full before the first network comes."""
+    zeros = torch.zeros
+
+    def full(size: int, device: str = "cpu") -> torch.Tensor:
+        if device == "cuda":
+            raise RuntimeError("CUDA error: out of memory")
+        return zeros(size, device=device)
+
+    workspace = untrained(tmp_path / "work")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "device_count", lambda: 1)
+        patch.setattr(torch, "zeros", full)
+        assert load_model(workspace, replace(CHOICE, device="auto")).settings.device == torch.device("cpu")
+    assert "auto: must have memory for the networks, got: CUDA error: out of memory." in caplog.text
+
+
 def test_six_broken_scans_of_twenty_leave_fourteen_label_maps(tmp_path: Path) -> None:
     scans = tmp_path / "scans"
     for number in range(15):
