@@ -101,8 +101,10 @@ def test_a_scan_that_fails_leaves_nothing_to_be_kept(tmp_path: Path) -> None:
     whole = scan.read_bytes()
     predict(workspace, CHOICE, Request(scan, out), Silent())
     scan.write_bytes(b"broken")
-    (failed,) = predict(workspace, OTHER, Request(scan, out), Silent()).cases
-    assert failed.error is not None
+    for choice in (CHOICE, OTHER):
+        predictions = predict(workspace, choice, Request(scan, out), Silent())
+        assert predictions.cases[0].error is not None
+        assert (predictions.written, predictions.unwritten) == ({}, ("a.nii.gz",))
     scan.write_bytes(whole)
     (case,) = predict(workspace, OTHER, Request(scan, out, skip_existing=True), Silent()).cases
     assert not case.is_kept
