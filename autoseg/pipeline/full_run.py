@@ -93,14 +93,14 @@ def _begun(running: _Run) -> tuple[Contents, Allocation, TrainingLength]:
     if request.budget_s is not None:
         expenses.take_up()
         running = replace(running, progress=expenses)
-    with watch.measure("check and plan"):
-        planned = plan(request.source, workspace, request.data, _planning(request), running.progress)
-    contents = contents_of(workspace, planned, request.configurations, request.folds)
-    _make_room(workspace, planned, contents)
-    length = training_length(planned, request.num_epochs, request.budget_s)
-    with request.side_by_side.sharing(request.device, contents.num_trainings):
-        contents, allocation = _allocated(running, contents, length)
-    expenses.settle()
+    with expenses.until_allocated():
+        with watch.measure("check and plan"):
+            planned = plan(request.source, workspace, request.data, _planning(request), running.progress)
+        contents = contents_of(workspace, planned, request.configurations, request.folds)
+        _make_room(workspace, planned, contents)
+        length = training_length(planned, request.num_epochs, request.budget_s)
+        with request.side_by_side.sharing(request.device, contents.num_trainings):
+            contents, allocation = _allocated(running, contents, length)
     return contents, allocation, length
 
 

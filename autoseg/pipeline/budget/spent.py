@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from autoseg.core.artefact import Artefact
+from autoseg.core.errors import AutosegError, InterruptionError
 from autoseg.core.progress import Progress, Task
 from autoseg.core.stopwatch import Stopwatch
 from autoseg.core.workspace import Workspace
@@ -56,8 +57,19 @@ class Expenses:
             self._noted_s = now_s
             Spent(made_from={"request": self.request}, seconds=self.watch.elapsed_s()).save(self.workspace.spent)
 
-    def settle(self) -> None:
-        """Remove the note: from the allocation on, each training that begins says what was spent until then."""
+    @contextmanager
+    def until_allocated(self) -> Iterator[None]:
+        """Within the block, which ends with the allocation, a note stands for what was spent if the run is broken off.
+
+        From then on, each training that begins says it; and a run that has failed begins anew.
+        """
+        try:
+            yield
+        except InterruptionError:
+            raise
+        except AutosegError:
+            self.workspace.spent.unlink(missing_ok=True)
+            raise
         self.workspace.spent.unlink(missing_ok=True)
 
     @contextmanager

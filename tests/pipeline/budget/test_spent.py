@@ -1,9 +1,11 @@
 """What a run has spent before its trainings were allocated, though it was killed."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from autoseg.core.errors import AutosegError, InterruptionError, PlanError
 from autoseg.core.progress import Silent
 from autoseg.core.stopwatch import Stopwatch
 from autoseg.core.workspace import Workspace
@@ -60,13 +62,22 @@ def test_another_run_has_spent_nothing(tmp_path: Path, clock: Clock) -> None:
     assert other.watch.elapsed_s() == 0.0
 
 
-def test_after_the_allocation_the_note_is_gone(tmp_path: Path, clock: Clock) -> None:
+@pytest.mark.parametrize(
+    ("error", "stays"),
+    [(None, False), (PlanError("--budget: must buy more."), False), (InterruptionError("left"), True)],
+)
+def test_the_note_stays_for_what_is_broken_off(
+    tmp_path: Path, clock: Clock, error: AutosegError | None, stays: bool
+) -> None:
     workspace = Workspace(tmp_path)
     expenses = _begin(workspace, clock)
-    clock.now_s += 60.0
-    expenses.note()
-    assert workspace.spent.exists()
-    expenses.settle()
+    with suppress(AutosegError), expenses.until_allocated():
+        clock.now_s += 60.0
+        expenses.note()
+        assert workspace.spent.exists()
+        if error is not None:
+            raise error
+    assert workspace.spent.exists() == stays
     again = _begin(workspace, clock)
     again.take_up()
-    assert again.watch.elapsed_s() == 0.0
+    assert again.watch.elapsed_s() == (60.0 if stays else 0.0)
