@@ -52,12 +52,14 @@ def main() -> None:
     parser.add_argument("--models", default="", help="only those whose path contains this")
     parser.add_argument("--cases", type=int, help="scans per model; all if left out")
     parser.add_argument("--runs", type=int, default=1, help="pairs of timed runs")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["default", "exact"], help="of autoseg to predict")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["default", "exact"], help="how autoseg predicts")
     parser.add_argument("--forward", action="store_true", help="also time the bare forward passes")
     given = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}\n")
-    print("| model | cases | autoseg | voxels that differ | lowest Dice | autoseg | nnU-Net | ratio | memory | ratio |")
-    print(f"|{'---|' * 10}")
+    header = ("model", "cases", "autoseg", "voxels that differ", "lowest Dice of a class", "in one scan")
+    header += ("autoseg", "nnU-Net", "ratio", "memory", "ratio")
+    print(f"| {' | '.join(header)} |")
+    print(f"|{'---|' * len(header)}")
     with tempfile.TemporaryDirectory() as scratch:
         for subject in subjects_in(given.folder, Path(scratch), given.models, given.cases):
             _compare(subject, given)
@@ -90,6 +92,7 @@ def _print_row(subject: Subject, way: str, ours: Run, theirs: Run) -> None:
         len(list(subject.images.iterdir())),
         way,
         f"{found.num_different} of {found.num_voxels}",
+        f"{min(found.dice.values()):.4f}",
         f"{found.lowest_dice:.4f}",
         f"{ours.seconds:.1f} s",
         f"{theirs.seconds:.1f} s",
