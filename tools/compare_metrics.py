@@ -10,7 +10,6 @@ and MedPy are where they were put.
 import argparse
 import importlib
 import importlib.metadata
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from autoseg.core.labels import declare_labels
 from autoseg.evaluate.case import score_case
 from autoseg.evaluate.run import evaluation_rules
 from autoseg.evaluate.surface import surface_distances
+from tools.pages import put_table
 
 Mask: TypeAlias = NDArray[np.bool_]
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
@@ -220,8 +220,7 @@ def main() -> None:
     table = "\n".join(lines)
     print(table)
     if not chosen.dry:
-        marks = r"(<!-- agreement -->\n).*?(\n<!-- end of agreement -->)"
-        PAGE.write_text(re.sub(marks, lambda found: found[1] + table + found[2], PAGE.read_text(), flags=re.DOTALL))
+        put_table(PAGE, "agreement", table)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ it that is shifted, eroded in places and dotted with false lesions.
 
 import argparse
 import platform
-import re
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from autoseg.core.labels import declare_labels
 from autoseg.data.image import LabelImage, read_label, write_label
 from autoseg.evaluate.case import score_case
 from autoseg.evaluate.run import evaluate, evaluation_rules
+from tools.pages import put_table
 
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 SPACING_MM = (1.5, 0.8, 0.8)
@@ -95,8 +95,7 @@ def main() -> None:
     print(table)
     print(platform.processor() or platform.machine())
     if not chosen.dry:
-        marks = r"(<!-- speed -->\n).*?(\n<!-- end of speed -->)"
-        PAGE.write_text(re.sub(marks, lambda found: found[1] + table + found[2], PAGE.read_text(), flags=re.DOTALL))
+        put_table(PAGE, "speed", table)
 
 
 if __name__ == "__main__":
