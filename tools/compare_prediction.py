@@ -56,8 +56,8 @@ def main() -> None:
     parser.add_argument("--forward", action="store_true", help="also time the bare forward passes")
     given = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}\n")
-    header = ("model", "cases", "autoseg", "voxels that differ", "lowest Dice of a class", "in one scan")
-    header += ("autoseg", "nnU-Net", "ratio", "memory", "ratio")
+    header = ["model", "cases", "autoseg", "voxels that differ", "lowest Dice of a class", "in one scan"]
+    header += ["autoseg", "nnU-Net", "ratio", "memory", "ratio"]
     print(f"| {' | '.join(header)} |")
     print(f"|{'---|' * len(header)}")
     with tempfile.TemporaryDirectory() as scratch:
