@@ -1,6 +1,6 @@
 """What every treatment would do to the scores of held-out cases, from their files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg.core.errors import EvaluationError
+from autoseg.core.geometry import Spacing
 from autoseg.core.labels import Labels
 from autoseg.core.parallel import parallel_map
 from autoseg.core.progress import Progress
@@ -50,20 +51,13 @@ def measure_outcomes(pairs: Sequence[Pair], trial: Trial, num_workers: int, prog
     Raises:
         EvaluationError: If a process dies.
     """
-    rows = []
-    with progress.task("postprocessing", len(pairs)) as task:
-        measured = parallel_map(partial(case_outcomes, trial=trial), pairs, num_workers, _name_of, EvaluationError)
-        for row in measured:
-            rows.append(row)
-            task.advance()
-    return np.stack(rows)
+    measure = partial(case_outcomes, trial=trial)
+    return _measured("postprocessing", measure, pairs, num_workers, progress)
 
 
 def case_outcomes(pair: Pair, trial: Trial) -> NDArray[np.float64]:
     """Return the score of each class of a case after each treatment, (2, classes, treatments); see `outcomes`."""
-    maps = [read_label(path) for path in pair[1:]]
-    prediction, reference = (trial.labels.to_indices(found.array) for found in maps)
-    spacing_mm = maps[1].geometry.spacing
+    prediction, reference, spacing_mm = _read(pair, trial.labels)
     score = mask_score(trial.metric, spacing_mm, trial.rules.evaluation)
     return outcomes(prediction, reference, spacing_mm, trial.labels, trial.tried, score)
 
@@ -83,24 +77,38 @@ def measure_postprocessed(
     Raises:
         EvaluationError: If a process dies.
     """
-    rows = []
     measure = partial(case_postprocessed, trial=trial, postprocessing=postprocessing)
-    with progress.task("check postprocessing", len(pairs)) as task:
+    return _measured("check postprocessing", measure, pairs, num_workers, progress)
+
+
+def case_postprocessed(pair: Pair, trial: Trial, postprocessing: Postprocessing) -> NDArray[np.float64]:
+    """Return the score of each class of a case after postprocessing, (classes,)."""
+    prediction, reference, spacing_mm = _read(pair, trial.labels)
+    score = mask_score(trial.metric, spacing_mm, trial.rules.evaluation)
+    treated = postprocess(prediction, spacing_mm, trial.labels, postprocessing)
+    found: NDArray[np.float64] = outcomes(treated, reference, spacing_mm, trial.labels, (UNTREATED,), score)
+    return found[UNTOUCHED, :, 0]
+
+
+def _measured(
+    name: str,
+    measure: Callable[[Pair], NDArray[np.float64]],
+    pairs: Sequence[Pair],
+    num_workers: int,
+    progress: Progress,
+) -> NDArray[np.float64]:
+    rows = []
+    with progress.task(name, len(pairs)) as task:
         for row in parallel_map(measure, pairs, num_workers, _name_of, EvaluationError):
             rows.append(row)
             task.advance()
     return np.stack(rows)
 
 
-def case_postprocessed(pair: Pair, trial: Trial, postprocessing: Postprocessing) -> NDArray[np.float64]:
-    """Return the score of each class of a case after postprocessing, (classes,)."""
-    maps = [read_label(path) for path in pair[1:]]
-    prediction, reference = (trial.labels.to_indices(found.array) for found in maps)
-    spacing_mm = maps[1].geometry.spacing
-    score = mask_score(trial.metric, spacing_mm, trial.rules.evaluation)
-    treated = postprocess(prediction, spacing_mm, trial.labels, postprocessing)
-    found: NDArray[np.float64] = outcomes(treated, reference, spacing_mm, trial.labels, (UNTREATED,), score)
-    return found[UNTOUCHED, :, 0]
+def _read(pair: Pair, labels: Labels) -> tuple[NDArray[np.uint16], NDArray[np.uint16], Spacing]:
+    """Return prediction and reference as class indices, and the spacing of the reference in mm."""
+    prediction, reference = (read_label(path) for path in pair[1:])
+    return labels.to_indices(prediction.array), labels.to_indices(reference.array), reference.geometry.spacing
 
 
 def _name_of(pair: Pair) -> str:

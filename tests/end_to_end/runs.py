@@ -41,10 +41,8 @@ def tiny_run(folder: Path, source: Path, num_epochs: int) -> tuple[Workspace, pi
         source=source,
         data=pipeline.DataOptions(group_by=None, num_folds=3, num_workers=1),
         planning=pipeline.PlanOptions(preset="cpu", rules=write_tiny_rules(folder / "rules")),
-        configurations=None,
         folds=(0,),
         num_epochs=num_epochs,
-        budget_s=None,
         device="cpu",
         seed=1,
     )

@@ -33,10 +33,7 @@ def _request(folder: Path) -> pipeline.RunRequest:
         source=write_blobs(folder / "data", num_cases=2, shape=(24, 56, 52)),
         data=pipeline.DataOptions(group_by=None, num_folds=2, num_workers=0),
         planning=pipeline.PlanOptions(preset="cpu", rules=rules),
-        configurations=None,
-        folds=None,
         num_epochs=1,
-        budget_s=None,
         device="cpu",
         seed=1,
     )

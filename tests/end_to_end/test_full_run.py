@@ -27,10 +27,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         source=write_blobs(folder / "data", num_cases=4),
         data=pipeline.DataOptions(group_by=None, num_folds=2, num_workers=0),
         planning=pipeline.PlanOptions(preset="cpu", rules=write_tiny_rules(folder / "rules")),
-        configurations=None,
-        folds=None,
         num_epochs=2,
-        budget_s=None,
         device="cpu",
         seed=1,
     )

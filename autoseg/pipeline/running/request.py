@@ -28,8 +28,8 @@ class RunRequest:
         configurations: Of the plan; None for all that are worth training or, with some of the folds alone, for the
             usual one. A cascade brings the stage before it.
         folds: To train; None for all, and a selection among the configurations.
-        num_epochs: Length of each training in epochs.
-        budget_s: Seconds of wall time for everything together.
+        num_epochs: Length of each training in epochs; None for that of the plan's recipe, or for a budget.
+        budget_s: Seconds of wall time for everything together; None for as long as the epochs take.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         seed: Of weights, patches and augmentation.
         init_from: Weights to begin with, a file or the folder of a finished training; None for random ones.
@@ -40,12 +40,12 @@ class RunRequest:
     source: Path
     data: DataOptions
     planning: PlanOptions
-    configurations: tuple[str, ...] | None
-    folds: tuple[int, ...] | None
-    num_epochs: int | None
-    budget_s: float | None
-    device: str
-    seed: int
+    configurations: tuple[str, ...] | None = None
+    folds: tuple[int, ...] | None = None
+    num_epochs: int | None = None
+    budget_s: float | None = None
+    device: str = "auto"
+    seed: int = 0
     init_from: Path | None = None
     side_by_side: SideBySide = ONE_BY_ONE
     began_s: float | None = None

@@ -1,11 +1,10 @@
 """What is done in a workspace, what runs, what is out of date or missing, and what failed and why."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
 from autoseg.core.artefact import Record
-from autoseg.core.errors import AutosegError, InterruptionError
 from autoseg.core.workspace import FoldFolder, FoldName, Workspace
 from autoseg.data.check import CheckReport
 from autoseg.data.dataset import Dataset
@@ -13,7 +12,7 @@ from autoseg.data.splits import Splits
 from autoseg.fingerprint import Fingerprint
 from autoseg.pipeline.planning.prepare import load_plan
 from autoseg.pipeline.running.request import RunResult
-from autoseg.pipeline.training.failure import Failure, is_held
+from autoseg.pipeline.training.failure import Failure, is_held, noting
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.select.choose import Selection
 from autoseg.train.record import WEIGHTS, TrainingRecord
@@ -61,18 +60,9 @@ class Status(Record):
 
 @contextmanager
 def noting_failure_of_run(workspace: Workspace) -> Iterator[None]:
-    """Keep the message of an expected error within the block in the workspace, in place of what an earlier run left."""
-    with suppress(OSError):  # Where nothing can be written, the run itself says so.
-        workspace.failure.unlink(missing_ok=True)
-    try:
+    """Keep why a run has failed in the workspace."""
+    with noting(workspace.failure, workspace.root.is_dir):
         yield
-    except InterruptionError:
-        raise
-    except AutosegError as error:
-        with suppress(OSError):  # That nothing can be written here may be why.
-            if workspace.root.is_dir():
-                Failure(error=str(error)).save(workspace.failure)
-        raise
 
 
 def status_of(workspace: Workspace) -> Status:

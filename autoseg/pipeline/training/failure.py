@@ -1,7 +1,8 @@
 """Why a training has failed, as it is kept beside it; whether one runs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import filelock
 
@@ -11,7 +12,7 @@ from autoseg.core.workspace import FoldFolder
 
 
 class Failure(Artefact):
-    """The last error of a training.
+    """The last error of a training, or of a run.
 
     Attributes:
         error: Its message.
@@ -21,21 +22,32 @@ class Failure(Artefact):
 
 
 @contextmanager
-def noting_failure(folder: FoldFolder) -> Iterator[None]:
-    """Keep the message of an expected error within the block beside the training, in place of an earlier one."""
-    with suppress(OSError):  # Where nothing can be written, the training itself says so.
-        if not is_held(folder):
-            folder.failure.unlink(missing_ok=True)
+def noting(place: Path, may_write: Callable[[], bool]) -> Iterator[None]:
+    """Keep the message of an expected error within the block, in place of an earlier one.
+
+    Args:
+        place: File of the `Failure`.
+        may_write: Whether the message is about what lies there.
+    """
+    with suppress(OSError):  # Where nothing can be written, the work itself says so.
+        if may_write():
+            place.unlink(missing_ok=True)
     try:
         yield
     except InterruptionError:
         raise
     except AutosegError as error:
         with suppress(OSError):  # That nothing can be written here may be why.
-            # A lock that is held elsewhere says nothing about the training that holds it.
-            if not is_held(folder):
-                Failure(error=str(error)).save(folder.failure)
+            if may_write():
+                Failure(error=str(error)).save(place)
         raise
+
+
+@contextmanager
+def noting_failure(folder: FoldFolder) -> Iterator[None]:
+    """Keep why a training has failed beside it; what another process trains there meanwhile has not."""
+    with noting(folder.failure, lambda: not is_held(folder)):
+        yield
     folder.failure.unlink(missing_ok=True)
 
 
