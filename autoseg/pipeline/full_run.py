@@ -171,7 +171,11 @@ def _announce(planned: Plan, request: RunRequest, allocation: Allocation) -> Non
     table = textwrap.indent(allocation_table(allocation), "  ")
     limit = "as predicted" if request.budget_s is None else f"of a budget of {request.budget_s:.0f} s"
     mirrored = "with" if allocation.mirror else "without"
-    log.info("Planned for %s with the preset %s. To train, %s:\n%s", device, planned.preset, limit, table)
+    num_places = request.side_by_side.num_places(
+        request.device, sum(share.num_trainings for share in allocation.shares)
+    )
+    together = "" if num_places == 1 else f", {num_places} at a time"
+    log.info("Planned for %s with the preset %s. To train, %s%s:\n%s", device, planned.preset, limit, together, table)
     log.info("Held-out cases are predicted %s their mirror images.", mirrored)
 
 

@@ -1,5 +1,6 @@
 """What a training leaves behind: its record, its history, and the checkpoint from which it goes on."""
 
+import csv
 import json
 import pickle
 from collections.abc import Mapping
@@ -155,6 +156,24 @@ def _noted_s(identity: str, folder: FoldFolder) -> float:
     """Return what was noted last of how long a training has taken; 0 if nothing was, or of another training."""
     noted = folder.spent.read_text(encoding="utf-8").partition(" ") if folder.spent.exists() else ("", "", "")
     return float(noted[2]) if noted[0] == identity else 0.0
+
+
+def seconds_taken(folder: FoldFolder) -> float:
+    """Return how long the training of a folder has taken, over or broken off; 0 if there is none."""
+    if folder.record.exists():
+        return TrainingRecord.load(folder.record).seconds
+    noted = folder.spent.read_text(encoding="utf-8").partition(" ")[2] if folder.spent.exists() else ""
+    row = latest_row(folder)
+    return max(float(noted or 0.0), 0.0 if row is None else float(row["seconds"]))
+
+
+def latest_row(folder: FoldFolder) -> dict[str, str] | None:
+    """Return the last epoch of a training's history; None before the first."""
+    if not folder.history.exists():
+        return None
+    with folder.history.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    return rows[-1] if rows else None
 
 
 def load_state(identity: str, folder: FoldFolder) -> TrainingState:

@@ -83,7 +83,7 @@ def test_a_run_that_is_killed_goes_on_within_its_budget(tmp_path: Path) -> None:
     budget_s = 16.0
     command = [sys.executable, "-m", "autoseg", "run", str(source), "--workspace", str(workspace.root)]
     command += ["--rules", str(write_tiny_rules(tmp_path / "rules")), "--preset", "cpu", "--num-folds", "3"]
-    command += ["--folds", "0,1", "--budget", f"{budget_s:.0f}s", "--device", "cpu", "--workers", "0"]
+    command += ["--folds", "0,1", "--budget", f"{budget_s:.0f}s", "--device", "cpu", "--workers", "0", "--jobs", "1"]
     first, second = (workspace.fold("3d_fullres", fold) for fold in (0, 1))
     _kill_when(command, workspace.fingerprint.exists)
     assert not workspace.allocation.exists()

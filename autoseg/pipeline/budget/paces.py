@@ -7,7 +7,7 @@ from autoseg.core.workspace import ALL_DATA, Workspace
 from autoseg.fingerprint import Fingerprint
 from autoseg.network.device import choose_device
 from autoseg.pipeline.budget.reserve import ScoringPace, after_prediction_s
-from autoseg.pipeline.budget.schedule import Contents
+from autoseg.pipeline.budget.schedule import Contents, waves
 from autoseg.pipeline.planning.folds import load_split
 from autoseg.pipeline.planning.speed import speed_of
 from autoseg.pipeline.planning.timing import Timing
@@ -143,14 +143,10 @@ def training_parts(
     each = {
         name: part / len(contents.folds_of(name)) for name, part in parts(contents.configurations, rulebook).items()
     }
-    total = 0.0
-    for is_later in (False, True):
-        names = [
-            name
-            for name in contents.configurations
-            if (planned.configurations[name].previous_stage is not None) == is_later
-        ]
-        total += run.together_s([each[name] for name in names for _ in contents.folds_of(name)])
+    total = sum(
+        run.together_s([each[name] for name in names for _ in contents.folds_of(name)])
+        for names in waves(contents, planned)
+    )
     return {name: part / total for name, part in each.items()}
 
 

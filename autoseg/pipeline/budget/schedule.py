@@ -167,6 +167,12 @@ def worth_running(planned: Plan, asked: Sequence[str] | None, rules: RunRules) -
     return tuple(found)
 
 
+def waves(contents: Contents, planned: Plan) -> tuple[tuple[ConfigurationName, ...], ...]:
+    """Return the configurations that are trained beside each other, then the cascades, which wait for all of these."""
+    is_later = {name: planned.configurations[name].previous_stage is not None for name in contents.configurations}
+    return tuple(tuple(name for name, later in is_later.items() if later == wanted) for wanted in (False, True))
+
+
 def predicted_allocation(
     workspace: Workspace, planned: Plan, contents: Contents, num_epochs: int, device: str
 ) -> Allocation:

@@ -1,20 +1,23 @@
 """How long each training of a run may take: as it was allocated, or less where the work before it took longer."""
 
+import heapq
 import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from autoseg.core.workspace import Workspace
+from autoseg.core.workspace import FoldFolder, Workspace
 from autoseg.pipeline.budget.schedule import Allocation, Contents, Share, training_name
+from autoseg.pipeline.budget.together import wall_s
 from autoseg.plan.schema import ConfigurationName
-from autoseg.train.record import TrainingRecord
+from autoseg.train.record import seconds_taken
 
 log = logging.getLogger(__name__)
 
 NOTEWORTHY = 0.01
 """Share of its time by which a training must be cut for that to be said."""
+
+HALVINGS = 40
+"""Of the range in which the share of their time is looked for that trainings get."""
 
 
 @dataclass
@@ -29,6 +32,9 @@ class Timetable:
         budget_s: Seconds for everything.
         elapsed_s: Returns the seconds since this process took up the run.
         least_steps: That a training takes even where nothing is left.
+        num_places: How many trainings run at a time.
+        waves: Configurations that are trained beside each other, then those that wait until all of these are; see
+            `schedule.waves`.
     """
 
     workspace: Workspace
@@ -36,49 +42,54 @@ class Timetable:
     budget_s: float
     elapsed_s: Callable[[], float]
     least_steps: int
+    num_places: int
+    waves: tuple[tuple[ConfigurationName, ...], ...]
     allocation: Allocation = field(init=False)
     _earlier_s: float = field(init=False)
     _announced: float = field(init=False, default=1.0)
+    _ends_s: dict[str, float] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.allocation = Allocation.load(self.workspace.allocation)
-        self._earlier_s = self.allocation.spent_s + self._finished_since_s()
+        last = next(reversed(self.allocation.begun), None)  # No other has said since what was spent.
+        folder = self._folders().get(last or "")
+        self._earlier_s = self.allocation.spent_s + (0.0 if folder is None else seconds_taken(folder))
 
-    def _finished_since_s(self) -> float:
-        """Return what the training took that has begun last, if it is over: no other has said since what was spent."""
-        last = next(reversed(self.allocation.begun), None)
-        return sum(
-            TrainingRecord.load(folder.record).seconds
-            for name in self.contents.configurations
-            for fold in self.contents.folds_of(name)
-            if training_name(name, fold) == last and (folder := self.workspace.fold(name, fold)).record.exists()
-        )
+    def given_s(self, configuration: ConfigurationName, fold: int) -> float:
+        """Return the seconds that a training began with; those that were allocated, if it has not begun."""
+        return self.allocation.begun.get(training_name(configuration, fold), self._share(configuration).training_s)
 
     def begin(self, configuration: ConfigurationName, fold: int) -> float:
         """Return the seconds of a training that is about to begin, or to go on; a cut is logged in one line."""
-        name = training_name(configuration, fold)
+        name, so_far_s = training_name(configuration, fold), 0.0
         if name in self.allocation.begun:
-            return self.allocation.begun[name]
-        share = next(share for share in self.allocation.shares if share.configuration == configuration)
-        part = min(self._left_s() / self._planned_s(), 1.0)
+            so_far_s = seconds_taken(self.workspace.fold(configuration, fold))
+        else:
+            self._decide(configuration, name)
+        length_s = self.allocation.begun[name]
+        self._ends_s[name] = self.elapsed_s() + length_s - so_far_s
+        return length_s
+
+    def _decide(self, configuration: ConfigurationName, name: str) -> None:
+        """Keep the seconds of a training that begins."""
+        share = self._share(configuration)
         least_s = min(self.least_steps * share.training_s / max(share.num_steps, 1), share.training_s)
-        length_s = max(part * share.training_s, least_s)
+        length_s = max(self._part(configuration) * share.training_s, least_s)
         self._announce(name, share, length_s)
         begun = {**self.allocation.begun, name: length_s}
         self.allocation = self.allocation.model_copy(update={"begun": begun, "spent_s": self._spent_s()})
         self.allocation.save(self.workspace.allocation)
-        return length_s
 
-    @contextmanager
-    def counting(self, configuration: ConfigurationName, fold: int) -> Iterator[None]:
-        """Within the block, which trains a fold, count what the training took before it was broken off."""
-        folder = self.workspace.fold(configuration, fold)
-        is_done = folder.record.exists()
-        began_s = time.monotonic()
-        yield
-        if not is_done:
-            seconds = TrainingRecord.load(folder.record).seconds
-            self._earlier_s += max(seconds - (time.monotonic() - began_s), 0.0)
+    def _share(self, configuration: ConfigurationName) -> Share:
+        return next(share for share in self.allocation.shares if share.configuration == configuration)
+
+    def _folders(self) -> dict[str, FoldFolder]:
+        """Return the folders of all trainings, by name."""
+        return {
+            training_name(name, fold): self.workspace.fold(name, fold)
+            for name in self.contents.configurations
+            for fold in self.contents.folds_of(name)
+        }
 
     def _spent_s(self) -> float:
         return self._earlier_s + self.elapsed_s()
@@ -97,14 +108,39 @@ class Timetable:
         name = share.configuration
         return any(training_name(name, fold) in self.allocation.begun for fold in self.contents.folds_of(name))
 
-    def _planned_s(self) -> float:
-        """Return the allocated seconds of all trainings that have not begun."""
-        return sum(
-            share.training_s
-            for share in self.allocation.shares
-            for fold in self.contents.folds_of(share.configuration)
-            if training_name(share.configuration, fold) not in self.allocation.begun
-        )
+    def _part(self, beginning: ConfigurationName) -> float:
+        """Return the part of their time for which all that have not begun end in time, at most 1."""
+        left_s, busy_s = self._left_s(), self._busy_s()
+
+        def ends_in_time(part: float) -> bool:
+            taken_s = 0.0
+            for wave in self.waves:
+                lengths_s = [part * length_s for length_s in self._waiting_s(wave)]
+                taken_s += wall_s(lengths_s, self.num_places, busy_s if beginning in wave else ())
+            return taken_s <= left_s
+
+        if ends_in_time(1.0):
+            return 1.0
+        least, most = 0.0, 1.0
+        for _ in range(HALVINGS):
+            middle = (least + most) / 2
+            least, most = (middle, most) if ends_in_time(middle) else (least, middle)
+        return least
+
+    def _waiting_s(self, names: tuple[ConfigurationName, ...]) -> list[float]:
+        """Return the allocated seconds of the trainings of configurations that have not begun, in their order."""
+        return [
+            self._share(name).training_s
+            for name in names
+            for fold in self.contents.folds_of(name)
+            if training_name(name, fold) not in self.allocation.begun
+        ]
+
+    def _busy_s(self) -> list[float]:
+        """Return the seconds that trainings still take which run beside one that begins."""
+        folders, now_s = self._folders(), self.elapsed_s()
+        left_s = [max(end_s - now_s, 0.0) for name, end_s in self._ends_s.items() if not _is_over(folders[name])]
+        return heapq.nlargest(self.num_places - 1, left_s)
 
     def _announce(self, name: str, share: Share, length_s: float) -> None:
         part = length_s / share.training_s
@@ -122,22 +158,6 @@ class Timetable:
         )
 
 
-def begin_together(workspace: Workspace, contents: Contents, spent_s: float) -> dict[str, float]:
-    """Return the seconds of trainings that run beside each other, by name, and keep them.
-
-    None is cut; those that began in an earlier run go on to the length that they had then, one by one or not.
-
-    Args:
-        workspace: Keeps the allocation.
-        contents: What is trained.
-        spent_s: Of the budget, as the first of them begins.
-    """
-    allocation = Allocation.load(workspace.allocation)
-    shares = {share.configuration: share.training_s for share in allocation.shares}
-    lengths = {
-        training_name(name, fold): seconds for name, seconds in shares.items() for fold in contents.folds_of(name)
-    }
-    begun = {**lengths, **allocation.begun}
-    if begun != allocation.begun:
-        allocation.model_copy(update={"begun": begun, "spent_s": spent_s}).save(workspace.allocation)
-    return begun
+def _is_over(folder: FoldFolder) -> bool:
+    """Return whether a training has ended or failed."""
+    return folder.record.exists() or folder.failure.exists()

@@ -1,15 +1,14 @@
 """What a process does that others train for: starts them, shows how far they are, passes on that they are to leave."""
 
-import csv
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autoseg.core.progress import Progress, Task
-from autoseg.core.workspace import FoldFolder
-from autoseg.pipeline.jobs.job import Job, Running, Slot, Start
+from autoseg.pipeline.jobs.job import Begin, Job, Running, Slot, Start, as_asked
+from autoseg.train.record import latest_row
 
 POLL_S = 0.25
 """How often processes and histories are looked at."""
@@ -31,7 +30,12 @@ class Outcome:
 
 
 def attend(
-    jobs: Sequence[Job], slots: Sequence[Slot], start: Start, progress: Progress, should_stop: Callable[[], bool]
+    jobs: Sequence[Job],
+    slots: Sequence[Slot],
+    start: Start,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+    begin: Begin = as_asked,
 ) -> Outcome:
     """Run jobs, one at a time in each slot; those that fail do not keep others from going on.
 
@@ -41,6 +45,7 @@ def attend(
         start: Starts the process of a job.
         progress: Shows a line per job.
         should_stop: Whether all are to write their checkpoints and to leave.
+        begin: Returns what is trained, as its turn has come.
     """
     waiting, free, is_leaving = deque(jobs), deque(slots), False
     left: list[str] = []
@@ -48,7 +53,8 @@ def attend(
     with _Attendance(start, progress) as attendance:
         while attendance.attended or (waiting and not is_leaving):
             while waiting and free and not is_leaving:
-                attendance.begin(waiting.popleft(), free.popleft())
+                job = waiting.popleft()
+                attendance.begin(replace(job, request=begin(job.request)), free.popleft())
             for one in attendance.ended():
                 free.append(one.slot)
                 if is_leaving and not one.job.folder.record.exists():
@@ -136,15 +142,6 @@ class _Attendance:
     def leave(self) -> None:
         for one in self.attended:
             one.running.leave()
-
-
-def latest_row(folder: FoldFolder) -> dict[str, str] | None:
-    """Return the last epoch of a training's history; None before the first."""
-    if not folder.history.exists():
-        return None
-    with folder.history.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    return rows[-1] if rows else None
 
 
 def _texts(row: dict[str, str]) -> dict[str, str]:

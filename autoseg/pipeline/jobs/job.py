@@ -27,6 +27,15 @@ OpenHooks = Callable[[Workspace], AbstractContextManager[Hooks]]
 """Importable by name; opens in a training's own process what accompanies the training."""
 
 
+Begin = Callable[[TrainingRequest], TrainingRequest]
+"""Called as a training is about to begin; returns what is trained, which may be shorter than was asked for."""
+
+
+def as_asked(request: TrainingRequest) -> TrainingRequest:
+    """Return a request as it is."""
+    return request
+
+
 @contextmanager
 def nothing_else(workspace: Workspace) -> Iterator[Hooks]:  # noqa: ARG001 - the signature of `OpenHooks`
     """Open nothing."""

@@ -1,10 +1,9 @@
 """Several trainings: one after the other in this process, or side by side, each in a process of its own.
 
-On GPUs each process has one of them, on a CPU its share of the threads. What the processes say goes to `training.log`
+On GPUs each process has one of them, on a CPU its share of the cores. What the processes say goes to `training.log`
 in the folder of each training; how far they are is read from their histories.
 """
 
-import heapq
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,9 +18,10 @@ from autoseg.core.progress import Progress
 from autoseg.core.temporary import remove_abandoned_below
 from autoseg.core.workspace import Workspace
 from autoseg.network.device import choose_device
+from autoseg.pipeline.budget.together import wall_s
 from autoseg.pipeline.jobs.attendance import attend
 from autoseg.pipeline.jobs.cluster import starter
-from autoseg.pipeline.jobs.job import PATIENCE_S, Job, OpenHooks, Slot, nothing_else
+from autoseg.pipeline.jobs.job import PATIENCE_S, Begin, Job, OpenHooks, Slot, as_asked, nothing_else
 from autoseg.pipeline.jobs.processes import Process
 from autoseg.pipeline.planning.prepare import load_plan, preprocess
 from autoseg.pipeline.training.fold import prepare_training, train
@@ -83,10 +83,11 @@ class SideBySide:
             lengths_s: Of each, in seconds, in their order.
             device: That they are for.
         """
-        ends = [0.0] * max(len(self.slots(device, len(lengths_s))), 1)
-        for length_s in lengths_s:
-            heapq.heapreplace(ends, ends[0] + length_s)
-        return max(ends)
+        return wall_s(lengths_s, self.num_places(device, len(lengths_s)))
+
+    def num_places(self, device: str, num_trainings: int) -> int:
+        """Return how many of so many trainings run at a time; at least 1."""
+        return max(len(self.slots(device, num_trainings)), 1)
 
     @contextmanager
     def sharing(self, device: str, num_trainings: int) -> Iterator[None]:
@@ -109,6 +110,7 @@ def train_all(
     num_workers: int,
     progress: Progress,
     hooks: Hooks = NO_HOOKS,
+    begin: Begin = as_asked,
 ) -> list[TrainingRecord]:
     """Train several networks, or go on with them; return their records in the order of the requests.
 
@@ -123,6 +125,7 @@ def train_all(
         num_workers: Processes that preprocess, and load patches, of all trainings together.
         progress: Shows a line per training.
         hooks: What ends the trainings early; of those in this process, also what their epochs bring about.
+        begin: Returns what is trained in place of each request, as its turn has come.
 
     Raises:
         InterruptionError: If `hooks` ends them early; each has left its checkpoint.
@@ -132,7 +135,7 @@ def train_all(
     if requests[0].team.size > 1 and how != replace(ONE_BY_ONE, open_hooks=how.open_hooks):
         raise TrainingError("torchrun: shares out one training at a time, got --jobs or --executor. Leave one out.")
     remove_abandoned_below(workspace.root)
-    work = _Work(workspace, how, num_workers, progress, hooks)
+    work = _Work(workspace, how, num_workers, progress, hooks, begin)
     if not any(request.restart for request in requests):
         return _train_all(work, requests)
     requests[0].team.by_first(partial(_throw_away, work, requests))
@@ -151,12 +154,15 @@ class _Work:
     num_workers: int
     progress: Progress
     hooks: Hooks
+    begin: Begin
 
 
 def _train_all(work: _Work, requests: Sequence[TrainingRequest]) -> list[TrainingRecord]:
     how, workspace = work.how, work.workspace
     if how.executor == "here" and len(how.slots(requests[0].device, len(requests))) == 1:
-        return [train(workspace, request, work.num_workers, work.progress, work.hooks) for request in requests]
+        return [
+            train(workspace, work.begin(request), work.num_workers, work.progress, work.hooks) for request in requests
+        ]
     planned = load_plan(workspace)
     for is_later in (False, True):
         wave = [request for request in requests if _refines(planned, request) == is_later]
@@ -206,7 +212,7 @@ def _train_side_by_side(work: _Work, requests: Sequence[TrainingRequest]) -> Non
         log.info("Training %s; up to %d at a time.", "; ".join(job.name for job in jobs), len(slots))
     start = Process if how.executor == "here" else starter(work.workspace, how.executor, how.parameters)
     with work.hooks.stopping() as should_stop:
-        outcome = attend(jobs, slots, start, work.progress, should_stop)
+        outcome = attend(jobs, slots, start, work.progress, should_stop, work.begin)
         if outcome.left or outcome.not_begun:
             raise InterruptionError(
                 f"{work.workspace.root}: trainings left with a checkpoint: {'; '.join(outcome.left) or 'none'}. Not"

@@ -1,19 +1,19 @@
-"""The trainings of a run: one by one, within a timetable if there is a budget, or side by side.
+"""The trainings of a run, one by one or side by side, within a timetable if there is a budget.
 
 One that fails keeps neither the others from going on, nor the run from a result without its configuration.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from autoseg.core.errors import AutosegError, InterruptionError, TrainingError
 from autoseg.core.progress import Progress
 from autoseg.core.workspace import Workspace
-from autoseg.pipeline.budget.schedule import Allocation, Contents, training_name
-from autoseg.pipeline.budget.timetable import Timetable, begin_together
+from autoseg.pipeline.budget.schedule import Allocation, Contents, training_name, waves
+from autoseg.pipeline.budget.timetable import Timetable
+from autoseg.pipeline.jobs.job import as_asked
 from autoseg.pipeline.jobs.side_by_side import train_all
 from autoseg.pipeline.planning.prepare import load_plan
 from autoseg.pipeline.running.request import RunRequest
@@ -62,7 +62,7 @@ def train_contents(
 ) -> Trained:
     """Train all that is wanted, or go on with it.
 
-    Trainings that follow each other within a budget are cut where what came before took longer than planned.
+    Within a budget, they are cut where what came before took longer than planned.
 
     Args:
         workspace: Of the plan, preprocessed.
@@ -81,57 +81,70 @@ def train_contents(
     how = request.side_by_side
     names = [share.configuration for share in allocation.shares]
     places: list[Place] = [(name, fold) for name in names for fold in contents.folds_of(name)]
+    num_places = how.num_places(request.device, len(places))
+    lengths, begin = dict.fromkeys(places, length), as_asked
+    if request.budget_s is not None:
+        rules = load_rulebook(request.planning.rules).inferred.budget
+        timetable = Timetable(
+            workspace=workspace,
+            contents=contents,
+            budget_s=request.budget_s,
+            elapsed_s=elapsed_s,
+            least_steps=rules.least_steps,
+            num_places=num_places,
+            waves=waves(contents, load_plan(workspace)),
+        )
+        lengths = {place: TrainingLength(None, timetable.given_s(*place)) for place in places}
+        begin = partial(_with_its_length, timetable)
+    requests = {place: request.training(*place, lasts) for place, lasts in lengths.items()}
     train_these = partial(
-        train_all, workspace, how=how, num_workers=request.data.num_workers, progress=progress, hooks=hooks
+        train_all,
+        workspace,
+        how=how,
+        num_workers=request.data.num_workers,
+        progress=progress,
+        hooks=hooks,
+        begin=begin,
     )
-    if how.wall_s([1.0] * len(places), request.device) == len(places):
-        timetable = None
-        if request.budget_s is not None:
-            rules = load_rulebook(request.planning.rules).inferred.budget
-            timetable = Timetable(workspace, contents, request.budget_s, elapsed_s, rules.least_steps)
-        records, failed = _one_by_one(request, places, length, timetable, train_these)
+    if num_places == 1:
+        records, failed = _one_by_one(requests, train_these)
     else:
-        lengths = dict.fromkeys(places, length)
-        if request.budget_s is not None:
-            given = begin_together(workspace, contents, elapsed_s())
-            lengths = {place: TrainingLength(None, given[training_name(*place)]) for place in places}
-        records, failed = _side_by_side(workspace, request, lengths, train_these)
+        records, failed = _side_by_side(workspace, requests, train_these)
     seconds = how.wall_s([record.seconds for record in records], request.device)
     trained = _without(contents, failed, workspace)
     return Trained(trained, seconds, {name: str(error) for name, error in failed.items()})
 
 
+def _with_its_length(timetable: Timetable, request: TrainingRequest) -> TrainingRequest:
+    """Return what is trained as its turn has come in a run with a budget."""
+    assert isinstance(request.fold, int)
+    return replace(request, budget_s=timetable.begin(request.configuration, request.fold))
+
+
 def _one_by_one(
-    request: RunRequest,
-    places: Sequence[Place],
-    length: TrainingLength,
-    timetable: Timetable | None,
-    train_these: TrainThese,
+    requests: Mapping[Place, TrainingRequest], train_these: TrainThese
 ) -> tuple[list[TrainingRecord], Failures]:
-    """Train one after the other, each for as long as the timetable says if there is one."""
+    """Train one after the other."""
     records, failed = [], Failures()
-    for name, fold in places:
-        lasts = length if timetable is None else TrainingLength(None, timetable.begin(name, fold))
-        counting = nullcontext() if timetable is None else timetable.counting(name, fold)
+    for (name, fold), asked in requests.items():
         try:
-            with counting:
-                records += train_these([request.training(name, fold, lasts)])
+            records += train_these([asked])
         except InterruptionError:
             raise
         except AutosegError as error:
             failed[training_name(name, fold)] = error
-            if len(places) > 1:
+            if len(requests) > 1:
                 log.error("%s has failed; the others go on. %s", training_name(name, fold), error)  # noqa: TRY400
     return records, failed
 
 
 def _side_by_side(
-    workspace: Workspace, request: RunRequest, lengths: Mapping[Place, TrainingLength], train_these: TrainThese
+    workspace: Workspace, requests: Mapping[Place, TrainingRequest], train_these: TrainThese
 ) -> tuple[list[TrainingRecord], Failures]:
     """Train beside each other; a cascade after the stage before it, if all folds of that are trained."""
     records, failed = [], Failures()
     configurations = load_plan(workspace).configurations
-    stages = {place: configurations[place[0]].previous_stage for place in lengths}
+    stages = {place: configurations[place[0]].previous_stage for place in requests}
     for is_later in (False, True):
         wave = [place for place, stage in stages.items() if (stage is not None) == is_later]
         begun = [place for place in wave if not _has_failed(stages[place], failed)]
@@ -143,7 +156,7 @@ def _side_by_side(
                 )
         try:
             if begun:
-                records += train_these([request.training(*place, lengths[place]) for place in begun])
+                records += train_these([requests[place] for place in begun])
         except InterruptionError:
             raise
         except TrainingError:

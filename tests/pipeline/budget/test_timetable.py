@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.core.workspace import Workspace
+from autoseg.core.workspace import FoldFolder, Workspace
 from autoseg.pipeline.budget.schedule import Allocation, Contents, Share
-from autoseg.pipeline.budget.timetable import Timetable, begin_together
+from autoseg.pipeline.budget.timetable import Timetable
+from autoseg.pipeline.training.failure import Failure
 from autoseg.plan.schema import ConfigurationName
-from autoseg.train.record import TrainingRecord
+from autoseg.train.record import TrainingRecord, note_spent
 
 CASCADE: ConfigurationName = "3d_cascade_fullres"
 FOLDS = (0, 1)
@@ -35,13 +36,13 @@ def _share(name: ConfigurationName, training_s: float, prediction_s: float, stag
     )
 
 
-def _timetable(workspace: Workspace, clock: Clock, budget_s: float = 1000.0) -> Timetable:
+def _timetable(workspace: Workspace, clock: Clock, budget_s: float = 1000.0, num_places: int = 1) -> Timetable:
     """Two folds of 3d_fullres of 200 s, two of 2d of 100 s, 50 s each for predictions, 100 s for what comes after."""
     if not workspace.allocation.exists():
         shares = (_share("3d_fullres", 200.0, 50.0), _share("2d", 100.0, 50.0))
         Allocation(shares=shares, mirror=False, after_s=100.0).save(workspace.allocation)
     contents = Contents(("3d_fullres", "2d"), frozenset(), FOLDS, FOLDS)
-    return Timetable(workspace, contents, budget_s, clock, least_steps=50)
+    return Timetable(workspace, contents, budget_s, clock, 50, num_places, (contents.configurations, ()))
 
 
 def test_on_time_each_training_gets_what_was_allocated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -91,14 +92,13 @@ def test_a_training_that_was_broken_off_keeps_its_length(tmp_path: Path) -> None
     timetable.begin("3d_fullres", 0)
     clock.now_s = 400.0
     assert timetable.begin("3d_fullres", 1) == 200.0
+    _note_spent(workspace.fold("3d_fullres", 1), 180.0)
 
     again = _timetable(workspace, clock := Clock())
     clock.now_s = 20.0
-    assert again.begin("3d_fullres", 0) == again.begin("3d_fullres", 1) == 200.0
-    with again.counting("3d_fullres", 1):
-        _finish(workspace.fold("3d_fullres", 1).record, 210.0)
+    assert again.given_s("3d_fullres", 1) == again.begin("3d_fullres", 0) == again.begin("3d_fullres", 1) == 200.0
     clock.now_s = 50.0
-    assert again.begin("2d", 0) == pytest.approx((1000 - 400 - 210 - 50 - 200) / 2, abs=0.1)
+    assert again.begin("2d", 0) == pytest.approx((1000 - 400 - 180 - 50 - 200) / 2, abs=0.1)
 
 
 def test_a_training_that_ended_as_the_run_was_killed_counts(tmp_path: Path) -> None:
@@ -116,25 +116,56 @@ def test_a_training_that_ended_as_the_run_was_killed_counts(tmp_path: Path) -> N
     clock.now_s = 50.0
     for fold in FOLDS:
         again.begin("3d_fullres", fold)
-        with again.counting("3d_fullres", fold):
-            pass
     assert again.begin("2d", 0) == pytest.approx((1000 - 400 - 210 - 50 - 200) / 2)
 
 
-def test_trainings_beside_each_other_keep_their_lengths_one_by_one(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    timetable = _timetable(workspace, clock := Clock())
+def test_beside_each_other_trainings_take_the_time_of_the_fullest_place(tmp_path: Path) -> None:
+    """In two places 200 s and 100 s after each other fit 300 s; what is left beyond is not given away."""
+    workspace, clock = Workspace(tmp_path), Clock()
+    timetable = _timetable(workspace, clock, num_places=2)
     clock.now_s = 500.0
-    cut_s = timetable.begin("3d_fullres", 0)
-    assert cut_s < 200.0
-    contents = timetable.contents
-    expected = {"3d_fullres fold 0": cut_s, "3d_fullres fold 1": 200.0, "2d fold 0": 100.0, "2d fold 1": 100.0}
-    assert begin_together(workspace, contents, 600.0) == expected
-    written = workspace.allocation.read_bytes()
-    assert begin_together(workspace, contents, 700.0) == expected
-    assert workspace.allocation.read_bytes() == written
-    again = _timetable(workspace, clock)
-    assert {name: again.begin(name, 1) for name in contents.configurations} == {"3d_fullres": 200.0, "2d": 100.0}
+    assert [timetable.begin("3d_fullres", fold) for fold in FOLDS] == [200.0, 200.0]
+    clock.now_s = 700.0
+    assert [timetable.begin("2d", fold) for fold in FOLDS] == [100.0, 100.0]
+
+
+def test_beside_each_other_they_are_cut_for_what_still_runs(tmp_path: Path) -> None:
+    """At 600 s, 200 s are left for 300 s; at 740 s the first place is free and 60 s are left, the other takes 30 s."""
+    workspace, clock = Workspace(tmp_path), Clock()
+    timetable = _timetable(workspace, clock, num_places=2)
+    clock.now_s = 600.0
+    lengths_s = [timetable.begin("3d_fullres", fold) for fold in FOLDS]
+    assert lengths_s == pytest.approx([200.0 * 2 / 3] * 2)
+    _finish(workspace.fold("3d_fullres", 0).record, 140.0)
+    timetable._ends_s["3d_fullres fold 1"] = 770.0
+    clock.now_s = 740.0
+    assert timetable.begin("2d", 0) == pytest.approx(50.0)  # the least: the other has 30 s after what runs
+    assert timetable.given_s("2d", 1) == 100.0
+
+
+def test_one_that_has_failed_takes_no_place(tmp_path: Path) -> None:
+    workspace, clock = Workspace(tmp_path), Clock()
+    timetable = _timetable(workspace, clock, num_places=2)
+    for fold in FOLDS:
+        timetable.begin("3d_fullres", fold)
+    Failure(error="loss: must be finite, got nan.").save(workspace.fold("3d_fullres", 1).failure)
+    clock.now_s = 690.0
+    timetable._ends_s["3d_fullres fold 0"] = 690.0
+    assert timetable.begin("2d", 0) == 100.0
+
+
+def test_a_cascade_waits_for_all_places(tmp_path: Path) -> None:
+    """Of 500 s, two of the first stage beside each other take 100 s and two cascades 100 s, or less together."""
+    workspace = Workspace(tmp_path)
+    shares = (_share("3d_lowres", 100.0, 0.0), _share(CASCADE, 100.0, 0.0))
+    Allocation(shares=shares, mirror=False, after_s=0.0).save(workspace.allocation)
+    contents = Contents(("3d_lowres", CASCADE), frozenset({"3d_lowres"}), FOLDS, FOLDS)
+    timetable = Timetable(workspace, contents, 500.0, clock := Clock(), 1, 2, (("3d_lowres",), (CASCADE,)))
+    clock.now_s = 350.0
+    assert timetable.begin("3d_lowres", 0) == pytest.approx(75.0)
+    assert timetable.begin("3d_lowres", 1) == pytest.approx(75.0)
+    clock.now_s = 450.0
+    assert [timetable.begin(CASCADE, fold) for fold in FOLDS] == pytest.approx([50.0, 50.0])
 
 
 def test_what_a_cascade_begins_with_is_set_aside_until_it_has_begun(tmp_path: Path) -> None:
@@ -142,7 +173,7 @@ def test_what_a_cascade_begins_with_is_set_aside_until_it_has_begun(tmp_path: Pa
     shares = (_share("3d_lowres", 100.0, 0.0), _share(CASCADE, 100.0, 0.0, stage_s=100.0))
     Allocation(shares=shares, mirror=False, after_s=0.0).save(workspace.allocation)
     contents = Contents(("3d_lowres", CASCADE), frozenset({"3d_lowres"}), FOLDS, FOLDS)
-    timetable = Timetable(workspace, contents, 500.0, clock := Clock(), least_steps=1)
+    timetable = Timetable(workspace, contents, 500.0, clock := Clock(), 1, 1, (("3d_lowres",), (CASCADE,)))
     assert timetable.begin("3d_lowres", 0) == 100.0
     clock.now_s = 100.0
     assert timetable.begin("3d_lowres", 1) == 100.0
@@ -150,6 +181,11 @@ def test_what_a_cascade_begins_with_is_set_aside_until_it_has_begun(tmp_path: Pa
     assert timetable.begin(CASCADE, 0) == pytest.approx(80.0)
     clock.now_s = 240.0 + 100.0 + 80.0
     assert timetable.begin(CASCADE, 1) == pytest.approx(80.0)
+
+
+def _note_spent(folder: FoldFolder, seconds: float) -> None:
+    folder.root.mkdir(parents=True)
+    note_spent("identity", seconds, folder)
 
 
 def _finish(path: Path, seconds: float) -> None:

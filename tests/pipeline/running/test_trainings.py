@@ -11,6 +11,7 @@ from autoseg.core.errors import InterruptionError, TrainingError
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import Workspace
 from autoseg.pipeline.budget.schedule import Allocation, Contents, Share
+from autoseg.pipeline.jobs.job import Begin
 from autoseg.pipeline.jobs.side_by_side import SideBySide
 from autoseg.pipeline.running import trainings
 from autoseg.pipeline.running.trainings import Trained, train_contents
@@ -35,9 +36,11 @@ class Trainer:
         self.begun: list[tuple[str, int | str]] = []
         self.lengths: list[float | None] = []
 
-    def __call__(self, workspace: Workspace, requests: Sequence[TrainingRequest], **_: object) -> list[TrainingRecord]:
+    def __call__(
+        self, workspace: Workspace, requests: Sequence[TrainingRequest], begin: Begin, **_: object
+    ) -> list[TrainingRecord]:
         planned, records = pipeline.load_plan(workspace), []
-        for request in requests:
+        for request in map(begin, requests):
             self.begun.append((request.configuration, request.fold))
             self.lengths.append(request.budget_s)
             folder = workspace.fold(request.configuration, request.fold)
@@ -141,9 +144,23 @@ def test_what_fails_for_none_in_particular_is_raised(workspace: Workspace, monke
         _train(workspace, monkeypatch, refusing, 2)  # type: ignore[arg-type]
 
 
-def test_beside_each_other_a_training_goes_on_to_the_length_that_it_began_with(
+@pytest.mark.parametrize(("num_jobs", "length_s"), [(1, 75.0), (2, 100.0)])
+def test_a_budget_gives_each_its_length_as_it_begins(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, num_jobs: int, length_s: float
+) -> None:
+    """Eight trainings of 100 s, for 600 s: one after the other they are cut."""
+    _train(workspace, monkeypatch, trainer := Trainer(), num_jobs, num_epochs=None, budget_s=600.0)
+    assert trainer.lengths[0] == pytest.approx(length_s)
+    assert len(Allocation.load(workspace.allocation).begun) == 8
+
+
+def test_a_training_goes_on_to_the_length_that_it_began_with(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _train(workspace, monkeypatch, trainer := Trainer(), 2, num_epochs=None, budget_s=1000.0)
-    assert trainer.lengths == [100.0] * 8
-    assert len(Allocation.load(workspace.allocation).begun) == 8
+    _train(workspace, monkeypatch, first := Trainer(), 2, num_epochs=None, budget_s=300.0)
+    kept = workspace.allocation.read_bytes()
+    monkeypatch.setattr(Allocation, "save", lambda *_: None)  # `_train` would write it anew
+    _train(workspace, monkeypatch, again := Trainer(), 1, num_epochs=None, budget_s=300.0)
+    assert again.lengths == first.lengths
+    assert first.lengths[0] != 100.0
+    assert workspace.allocation.read_bytes() == kept
