@@ -102,11 +102,6 @@ class StoredCase:
     properties: CaseProperties
     earlier: LazyArray | None = None
 
-    def in_memory(self) -> "StoredCase":
-        """Return the case with all arrays read as a whole; `read_patch` works on it without touching the disk."""
-        image, label = _whole(self.image), _whole(self.label)
-        return StoredCase(image, label, self.properties, None if self.earlier is None else _whole(self.earlier))
-
 
 def write_case(
     folder: Path,
@@ -280,10 +275,6 @@ def _earlier_record(folder: Path, name: str, stage: str) -> Path:
 
 def _earlier_file(folder: Path, name: str, stage: str) -> Path:
     return folder / f"{name}.{stage}.b2nd"
-
-
-def _whole(array: LazyArray) -> NDArray[Any]:
-    return array[(slice(None),) * len(array.shape)]
 
 
 def _index_type(num_classes: int) -> type[np.int8 | np.int16]:

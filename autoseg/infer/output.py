@@ -20,7 +20,6 @@ from autoseg.data.image import (
     write_label,
 )
 from autoseg.data.scan import FoundScan, is_series
-from autoseg.data.scan_files import scan_stem
 
 OutputFormat = Literal["nifti", "nrrd", "mha", "png", "tiff", "dicom-seg"]
 
@@ -44,19 +43,13 @@ def format_of(path: Path) -> OutputFormat | None:
     return next((name for name, own in SUFFIXES.items() if own == _ALSO.get(suffix or "", suffix)), None)
 
 
-def output_path(image: Path, folder: Path, labels: Labels) -> Path:
-    """Return where the label map of a scan goes: its name, its format where that can hold the labels.
+def suffix_like(image: Path, labels: Labels) -> str:
+    """Return the suffix of a label map in the format of its scan, or in MHA where that cannot hold the labels.
 
     Args:
         image: First file of the scan, or its DICOM series.
-        folder: Of the output.
         labels: Pictures hold values from 0 to 65535; a label map with others becomes MHA.
     """
-    return folder / f"{scan_stem(image)}{suffix_like(image, labels)}"
-
-
-def suffix_like(image: Path, labels: Labels) -> str:
-    """Return the suffix of a label map in the format of its scan, or in MHA where that cannot hold the labels."""
     if is_series(image):
         return SEG_SUFFIX
     name = image.name.lower()

@@ -128,17 +128,6 @@ def sweep_order(shape: Shape, tiling: Tiling, num_classes: int, max_bytes: int |
     return first, second, third
 
 
-def predict_logits(networks: Sequence[nn.Module], image: Tensor, tiling: Tiling, computing: Computing) -> Tensor:
-    """Return the logits of a whole scan, float32 (classes, Z, Y, X); for arguments see `predict_parts`."""
-    whole: Tensor | None = None
-    for part in predict_parts(networks, image, tiling, computing):
-        if whole is None:
-            whole = part.logits.new_empty((len(part.logits), *image.shape[1:]))
-        whole[:, part.rows, part.columns] = part.logits
-    assert whole is not None
-    return whole
-
-
 def predict_parts(
     networks: Sequence[nn.Module],
     image: Tensor,

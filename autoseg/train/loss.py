@@ -31,11 +31,6 @@ class Objective:
     has_ignored: bool = False
     regions: tuple[tuple[int, ...], ...] = ()
 
-    @property
-    def is_mean_of_samples(self) -> bool:
-        """Whether the loss of a batch is the mean of its samples' losses, so that samples can be taken one by one."""
-        return not self.batch_dice and not self.has_ignored
-
 
 @dataclass(frozen=True)
 class Part:

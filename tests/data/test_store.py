@@ -22,6 +22,7 @@ from autoseg.data.store import (
     write_case,
     write_earlier,
 )
+from tests.data.whole import whole
 
 
 def _properties(label: NDArray[np.integer], num_classes: int = 3, name: str = "la.003") -> CaseProperties:
@@ -52,9 +53,8 @@ def test_a_stored_case_is_read_back_whole(tmp_path: Path, shape: tuple[int, int,
     properties = _properties(label)
     write_case(tmp_path, image, label, properties, (32, 32, 32))
     case = open_case(tmp_path, "la.003")
-    in_memory = case.in_memory()
-    assert np.array_equal(np.asarray(in_memory.image), image)
-    assert np.array_equal(np.asarray(in_memory.label), label)
+    assert np.array_equal(whole(case.image), image)
+    assert np.array_equal(whole(case.label), label)
     assert case.properties == properties
     assert stored_properties(tmp_path, "la.003") == properties
 
@@ -77,27 +77,15 @@ def test_a_patch_equals_the_padded_array(tmp_path: Path, box: Box) -> None:
     inside = tuple(slice(first + margin, last + margin) for first, last in box)
     expected_image = np.pad(image, ((0, 0), *((margin, margin),) * 3))[(slice(None), *inside)]
     expected_label = np.pad(label, margin, constant_values=OUTSIDE)[inside]
-    for opened in (case, case.in_memory()):
-        patch, patch_label = read_patch(opened, box)
-        assert np.array_equal(patch, expected_image)
-        assert np.array_equal(patch_label, expected_label)
-
-
-def test_a_patch_may_be_changed_without_changing_the_case(tmp_path: Path) -> None:
-    image, label = _arrays((4, 4, 4))
-    write_case(tmp_path, image, label, _properties(label), (4, 4, 4))
-    case = open_case(tmp_path, "la.003").in_memory()
-    patch, patch_label = read_patch(case, ((0, 4),) * 3)
-    patch[:] = 99
-    patch_label[:] = 1
-    assert np.array_equal(read_patch(case, ((0, 4),) * 3)[0], image)
-    assert np.array_equal(read_patch(case, ((0, 4),) * 3)[1], label)
+    patch, patch_label = read_patch(case, box)
+    assert np.array_equal(patch, expected_image)
+    assert np.array_equal(patch_label, expected_label)
 
 
 def test_many_classes_need_a_wider_type(tmp_path: Path) -> None:
     label = np.full((2, 2, 2), 199, dtype=np.int16)
     write_case(tmp_path, np.zeros((1, 2, 2, 2), np.float32), label, _properties(label, 200), (2, 2, 2))
-    assert np.array_equal(np.asarray(open_case(tmp_path, "la.003").in_memory().label), label)
+    assert np.array_equal(whole(open_case(tmp_path, "la.003").label), label)
 
 
 def test_few_voxels_of_a_class_are_all_kept(tmp_path: Path) -> None:
@@ -199,7 +187,6 @@ def test_the_prediction_of_an_earlier_stage_is_read_a_patch_at_a_time(
     assert (read_earlier(case, beyond)[:2] == OUTSIDE).all()
     assert np.array_equal(read_earlier(case, beyond)[2:], earlier[:3, :5, 4:9])
     assert (read_earlier(case, ((-9, -4), (0, 5), (0, 5))) == OUTSIDE).all()
-    assert np.array_equal(read_earlier(case.in_memory(), inside), earlier[1:4, 2:6, 0:9])
     assert stored_earlier(tmp_path, "la.003", "3d_lowres") == EarlierPrediction(made_from={"weights": "abc"})
 
 

@@ -11,9 +11,10 @@ from autoseg.data.store import CaseProperties
 from autoseg.infer import export, merging
 from autoseg.infer.export import decide_classes, output_orders, restore_label
 from autoseg.infer.merging import Part, Shelter
-from autoseg.infer.tiles import Computing, Tiling, predict_logits, predict_parts
+from autoseg.infer.tiles import Computing, Tiling, predict_parts
 from autoseg.network.unet import UNet
 from autoseg.preprocess.case import prepare_case
+from tests.infer.logits import predict_logits
 from tests.preprocess.plans import RESAMPLING, configuration, network, plan
 
 LINEAR = (1, 1, 1)

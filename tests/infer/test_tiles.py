@@ -12,12 +12,12 @@ from autoseg.infer.tiles import (
     Computing,
     Tiling,
     gaussian_weights,
-    predict_logits,
     predict_parts,
     sweep_order,
     tile_starts,
 )
 from autoseg.network.unet import UNet
+from tests.infer.logits import predict_logits
 from tests.preprocess.plans import network
 
 CPU = torch.device("cpu")

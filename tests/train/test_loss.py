@@ -217,7 +217,6 @@ def test_three_hundred_classes() -> None:
 @pytest.mark.parametrize("regions", [(), REGIONS], ids=["classes", "regions"])
 def test_the_losses_of_single_samples_and_their_gradients_sum_to_those_of_the_batch(regions: Regions) -> None:
     objective = Objective(batch_dice=False, smoothing=SMOOTHING, regions=regions)
-    assert objective.is_mean_of_samples
     whole, parts = _logits(), _logits()
     expected = _loss(whole, LABELS_3D, objective)
     torch.autograd.backward(expected)
