@@ -265,7 +265,7 @@ def test_from_plan_to_evaluation_step_by_step(autoseg: Command, tmp_path: Path) 
     code, out, err = autoseg("train", "--fold", "all", "--epochs", "1", "--device", "cpu", "--workers", "0")
     assert code == 0, err
     assert "fold_all-data" in out
-    assert "no score. Next: autoseg predict SCAN OUT --folds all-data" in " ".join(out.split())
+    assert "no score. Next: autoseg predict SCANS OUT --folds all-data" in " ".join(out.split())
     assert "not of held-out ones" in " ".join(err.split())
 
 

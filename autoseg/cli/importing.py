@@ -39,4 +39,6 @@ def import_nnunet_models(
     # The last stage of a cascade runs those before it.
     last = models[-1].configuration if len(models) > 1 else None
     chosen = f" --configuration {last}" if last else ""
-    out.print(f"Wrote {workspace}. Next: autoseg predict SCAN OUT{chosen}{opt.same_workspace(workspace)}", markup=False)
+    out.print(
+        f"Wrote {workspace}. Next: autoseg predict SCANS OUT{chosen}{opt.same_workspace(workspace)}", markup=False
+    )

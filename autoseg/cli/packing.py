@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from autoseg import pipeline
 from autoseg.cli import options as opt
-from autoseg.cli.prediction import Folds
+from autoseg.cli.prediction import Configuration, Folds
 from autoseg.cli.terminal import out, print_json, show_table
 from autoseg.core.workspace import Workspace
 from autoseg.pipeline.packing.model_card import (
@@ -47,7 +47,7 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="File that autoseg 
 def pack(
     target: Target = None,
     workspace: opt.WorkspaceFolder = opt.WORKSPACE,
-    configuration: opt.Configuration = None,
+    configuration: Configuration = None,
     folds: Folds = "all",
     licence: LicenceText = None,
     as_json: opt.Json = False,

@@ -26,8 +26,23 @@ In = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="A file for one scan, a folder for several.")]
+Configuration = Annotated[
+    str | None,
+    typer.Option(
+        "--configuration",
+        "-c",
+        help="2d, 3d_fullres, 3d_lowres or 3d_cascade_fullres. [default: what was selected, else 3d_fullres where it"
+        " exists]",
+    ),
+]
 Folds = Annotated[
-    str, typer.Option("--folds", help="Folds to average: all, 0, 0,2 or 0-4; or all-data, trained on every case.")
+    str,
+    typer.Option(
+        "--folds",
+        show_default=False,
+        help="Folds to average: all, 0, 0,2 or 0-4; or all-data, trained on every case. [default: those that were"
+        " selected, else all]",
+    ),
 ]
 ModelFile = Annotated[
     Path | None,
@@ -67,7 +82,7 @@ def predict(
     target: Out,
     workspace: opt.WorkspaceFolder = opt.WORKSPACE,
     model: ModelFile = None,
-    configuration: opt.Configuration = None,
+    configuration: Configuration = None,
     folds: Folds = "all",
     mirror: Mirror = True,
     fast: Fast = False,

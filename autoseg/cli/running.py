@@ -110,8 +110,8 @@ def _score_and_show(
 def _next_prediction(names: list[FoldName]) -> str:
     """Return the sentence on what trainings are good for."""
     if names == [ALL_DATA]:
-        return f"No case was held out, so that there is no score. Next: autoseg predict SCAN OUT --folds {ALL_DATA}"
-    return "Next: autoseg predict SCAN OUT"
+        return f"No case was held out, so that there is no score. Next: autoseg predict SCANS OUT --folds {ALL_DATA}"
+    return "Next: autoseg predict SCANS OUT"
 
 
 def run(

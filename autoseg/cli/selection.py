@@ -72,7 +72,9 @@ def select(
     if explain:
         out.print()
         out.print(explain_selection(selection), markup=False)
-    out.print(f"\nWrote {place.selection}. Next: autoseg predict SCAN OUT{opt.same_workspace(workspace)}", markup=False)
+    out.print(
+        f"\nWrote {place.selection}. Next: autoseg predict SCANS OUT{opt.same_workspace(workspace)}", markup=False
+    )
 
 
 def show_selection(selection: Selection) -> None:

@@ -22,7 +22,7 @@ from autoseg.data.problem import unusable
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-INSTALL = "pip install 'autoseg[dicom]'"
+INSTALL = "pip install pydicom highdicom"
 """What installs the libraries that DICOM needs."""
 
 GAP_RATIO = 1.5

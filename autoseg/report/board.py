@@ -30,7 +30,7 @@ class Board:
         except ImportError:
             raise AutosegError(
                 "--tensorboard: the package tensorboard must be installed, found none."
-                " Run `pip install 'autoseg[tensorboard]'`, or leave the option out."
+                " Run `pip install tensorboard`, or leave the option out."
             ) from None
         self._make_writer = SummaryWriter
         self._workspace = workspace

@@ -27,7 +27,7 @@ def test_an_imported_model_predicts(
     write_label(scan, LabelImage(voxels, Geometry(spacing=(1.0, 4.0, 1.25))))
 
     assert _run(monkeypatch, "import-nnunet", tmp_path / "model", "--workspace", workspace) == 0
-    assert f"Next: autoseg predict SCAN OUT --workspace {workspace}" in " ".join(capsys.readouterr().out.split())
+    assert f"Next: autoseg predict SCANS OUT --workspace {workspace}" in " ".join(capsys.readouterr().out.split())
     assert _run(monkeypatch, "predict", scan, output, "--workspace", workspace) == 0
 
     assert read_label(output).array.shape == voxels.shape

@@ -150,7 +150,7 @@ def starter(workspace: Workspace, executor: Literal["slurm", "local"], parameter
         import submitit
     except ImportError:
         raise TrainingError(
-            f"--executor {executor}: submitit must be installed, found none. Run pip install 'autoseg[slurm]'."
+            f"--executor {executor}: submitit must be installed, found none. Run pip install submitit."
         ) from None
     minutes = float(parameters.get("time", DEFAULT_MINUTES))
     if executor == "local":
