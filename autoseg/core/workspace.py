@@ -91,7 +91,7 @@ class Workspace:
 
     @property
     def spent(self) -> Path:
-        """What a run has spent of its budget so far, until it is allocated."""
+        """What a run that is under way, or was broken off, has spent of its budget."""
         return self.root / "spent.json"
 
     @property

@@ -16,6 +16,17 @@ KINDS = ("cpu", "cuda", "mps")
 """Of devices that networks compute on."""
 
 
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Within the block, compute with so many threads of the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def choose_device(name: str) -> torch.device:
     """Return the device of a name: `auto` for a CUDA device if there is one, else `cpu`, `cuda`, `cuda:1`, `mps`.
 

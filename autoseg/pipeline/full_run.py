@@ -3,21 +3,23 @@
 import logging
 import textwrap
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
+
+import torch
 
 from autoseg.core.progress import Progress
 from autoseg.core.stopwatch import Stopwatch
 from autoseg.core.workspace import Workspace
-from autoseg.evaluate.scores import Evaluation
 from autoseg.network.device import choose_device
 from autoseg.pipeline.budget.allocation import allocate, plan_for_time
 from autoseg.pipeline.budget.paces import BudgetedRun
 from autoseg.pipeline.budget.reserve import measure_scoring
 from autoseg.pipeline.budget.schedule import Allocation, Contents, allocation_table, contents_of, predicted_allocation
-from autoseg.pipeline.budget.spent import Expenses
-from autoseg.pipeline.heldout.maps import candidate_folder
-from autoseg.pipeline.heldout.scores import score_held_out
+from autoseg.pipeline.budget.spent import BEFORE, Expenses
+from autoseg.pipeline.heldout.maps import HeldOutRequest
+from autoseg.pipeline.heldout.scores import score_candidates, score_held_out
 from autoseg.pipeline.heldout.selection import SelectionRequest, make_selection
 from autoseg.pipeline.planning.prepare import AskedTime, PlanOptions, load_plan, plan, preprocess, suited_preset
 from autoseg.pipeline.prediction.models import ModelChoice
@@ -70,12 +72,20 @@ def run(workspace: Workspace, request: RunRequest, progress: Progress, hooks: Ho
     if request.began_s is not None:
         watch.seconds["begin"] = watch.started - request.began_s
         watch.started = request.began_s
+    counting: AbstractContextManager[None] = nullcontext()
+    if request.budget_s is not None:
+        expenses = Expenses(workspace, request.budget_digest, watch, progress)
+        expenses.take_up()
+        counting, progress, hooks = expenses.until_over(), expenses, expenses.noting(hooks)
     running = _Run(workspace, request, watch, progress)
-    with noting_failure_of_run(workspace):
+    with noting_failure_of_run(workspace), counting:
         contents, allocation, length = _begun(running)
         _announce(load_plan(workspace), request, allocation)
-        trained = train_contents(workspace, request, (contents, allocation, length), watch.elapsed_s, progress, hooks)
-        watch.seconds["train"] = trained.seconds
+        with watch.measure("train"):
+            wanted = contents, allocation, length
+            trained = train_contents(workspace, request, wanted, watch.elapsed_s, progress, hooks)
+        if BEFORE not in watch.seconds:
+            watch.seconds["train"] = trained.seconds
         if request.budget_s is not None:
             allocation = Allocation.load(workspace.allocation)
         result = _outcome(running, trained, allocation)
@@ -84,23 +94,16 @@ def run(workspace: Workspace, request: RunRequest, progress: Progress, hooks: Ho
 
 
 def _begun(running: _Run) -> tuple[Contents, Allocation, TrainingLength]:
-    """Do what comes before the trainings; return what is trained, what it takes and how long each training lasts.
-
-    What that spends of a budget is noted, and counts if the run is broken off.
-    """
-    workspace, request, watch = running.workspace, running.request, running.watch
-    expenses = Expenses(workspace, request.budget_digest, watch, running.progress)
-    if request.budget_s is not None:
-        expenses.take_up()
-        running = replace(running, progress=expenses)
-    with expenses.until_allocated():
-        with watch.measure("check and plan"):
-            planned = plan(request.source, workspace, request.data, _planning(request), running.progress)
-        contents = contents_of(workspace, planned, request.configurations, request.folds)
-        _make_room(workspace, planned, contents)
-        length = training_length(planned, request.num_epochs, request.budget_s)
-        with request.side_by_side.sharing(request.device, contents.num_trainings):
-            contents, allocation = _allocated(running, contents, length)
+    """Do what comes before the trainings; return what is trained, what it takes and how long each training lasts."""
+    workspace, request = running.workspace, running.request
+    with running.watch.measure("check and plan"):
+        planned = plan(request.source, workspace, request.data, _planning(request), running.progress)
+    contents = contents_of(workspace, planned, request.configurations, request.folds)
+    _make_room(workspace, planned, contents)
+    length = training_length(planned, request.num_epochs, request.budget_s)
+    num_threads = torch.get_num_threads()
+    with request.side_by_side.sharing(request.device, contents.num_trainings):
+        contents, allocation = _allocated(running, contents, length, num_threads)
     return contents, allocation, length
 
 
@@ -112,8 +115,17 @@ def _make_room(workspace: Workspace, planned: Plan, contents: Contents) -> None:
                 set_aside(folder)
 
 
-def _allocated(running: _Run, contents: Contents, length: TrainingLength) -> tuple[Contents, Allocation]:
-    """Preprocess, and return what is trained and what it takes; for a budget, the plan is made anew on the way."""
+def _allocated(
+    running: _Run, contents: Contents, length: TrainingLength, num_threads: int
+) -> tuple[Contents, Allocation]:
+    """Preprocess, and return what is trained and what it takes; for a budget, the plan is made anew on the way.
+
+    Args:
+        running: Whose request says how long it may take.
+        contents: What is to be trained.
+        length: Of each training; in seconds, it is that of the run.
+        num_threads: Of the CPU, with which held-out cases are predicted.
+    """
     workspace, request, watch = running.workspace, running.request, running.watch
     if length.num_epochs is not None:
         with watch.measure("check and plan"):
@@ -133,6 +145,7 @@ def _allocated(running: _Run, contents: Contents, length: TrainingLength) -> tup
         elapsed_s=watch.elapsed_s,
         together_s=partial(request.side_by_side.wall_s, device=request.device),
         num_workers=request.data.num_workers,
+        num_threads=num_threads,
         scoring=cache(partial(measure_scoring, workspace, contents, rules)),
     )
     with watch.measure("plan for the time"):
@@ -193,13 +206,16 @@ def _outcome(running: _Run, trained: Trained, allocation: Allocation) -> RunResu
             )
             selection = make_selection(workspace, asked, running.progress)
             reached = selection.configurations
-            evaluation = Evaluation.load(candidate_folder(workspace, reached) / "evaluation.json")
+            # The files may hold the scores of fewer folds by now, of `--folds 0`, though the selection is kept.
+            candidates = tuple(dict.fromkeys((reached, *((name,) for name in contents.configurations))))
+            wanted = HeldOutRequest(candidates, contents.all_folds, request.device, allocation.mirror)
+            evaluation = score_candidates(workspace, wanted, num_workers, running.progress)[reached]
     else:
         with running.watch.measure("predict and score held-out cases"):
             for name in contents.configurations:
                 model = ModelChoice(name, contents.folds, request.device, allocation.mirror)
                 others[name] = score_held_out(workspace, model, num_workers, running.progress)
-        reached = contents.configurations[:1]
+        reached = (next(name for name in contents.configurations if name not in contents.stages),)
         evaluation = others.pop(reached[0])
     return RunResult(
         dataset=load_plan(workspace).dataset,

@@ -61,6 +61,7 @@ def _set_aside(folder: FoldFolder, identity: str) -> Path:
 def _leave(folder: FoldFolder, kept: FoldFolder) -> None:
     """Move a training aside, first what says that it is one: broken off, no half of one is taken for a whole."""
     _move((folder.record, folder.checkpoint, folder.weights, folder.history), kept.root)
+    folder.spent.unlink(missing_ok=True)
 
 
 def _return(kept: FoldFolder, folder: FoldFolder) -> None:

@@ -86,6 +86,8 @@ def test_some_folds_of_several_configurations_are_scored_without_a_selection(fin
     assert result.reached == ("3d_fullres",)
     assert list(result.others) == ["2d"]
     assert {len(found.cases) for found in (result.evaluation, *result.others.values())} == {2}
+    whole = pipeline.run(workspace, request, Silent())
+    assert len(whole.evaluation.cases) == 4  # not the scores of one fold that the files held
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from autoseg.data.image import read_image
 from autoseg.fingerprint import Fingerprint
 from autoseg.infer.case import Model, default_settings
 from autoseg.infer.predictor import Predictor
-from autoseg.network.device import choose_device
+from autoseg.network.device import choose_device, threads
 from autoseg.network.unet import UNet, place
 from autoseg.pipeline.budget.paces import BudgetedRun, Paces, all_cases, held_out_by, parts, scans_of, training_parts
 from autoseg.pipeline.budget.schedule import Allocation, Contents, Share
@@ -220,12 +220,13 @@ def _prediction_s(workspace: Workspace, name: ConfigurationName, run: BudgetedRu
     device = choose_device(run.device)
     settings = replace(default_settings(device, planned.configurations[name]), mirror=timing.choice.mirror)
     predictor = Predictor(_untrained(planned, name, device), settings)
-    predictor.predict(read_image(files))
-    began = time.monotonic()
-    predictor.predict(read_image(files))
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.monotonic() - began) * sum(tiles.values()) / tiles[measured]
+    with threads(run.num_threads or torch.get_num_threads()):
+        predictor.predict(read_image(files))
+        began = time.monotonic()
+        predictor.predict(read_image(files))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return (time.monotonic() - began) * sum(tiles.values()) / tiles[measured]
 
 
 def _untrained(planned: Plan, name: ConfigurationName, device: torch.device) -> Model:

@@ -33,6 +33,7 @@ class BudgetedRun:
         elapsed_s: Returns the seconds that are gone.
         together_s: Returns the seconds that trainings take together, from those that each takes, in their order.
         num_workers: Processes that score.
+        num_threads: Of the CPU, with which held-out cases are predicted; None for as many as trainings have.
         scoring: Returns how fast one of them does; None takes no time for it.
     """
 
@@ -43,6 +44,7 @@ class BudgetedRun:
     elapsed_s: Callable[[], float]
     together_s: Callable[[Sequence[float]], float] = sum
     num_workers: int = 0
+    num_threads: int | None = None
     scoring: Callable[[], ScoringPace] | None = None
 
     def after_s(self, contents: Contents, rules: RunRules) -> float:

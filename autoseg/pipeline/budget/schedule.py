@@ -91,7 +91,6 @@ class Allocation(Artefact):
         budget_s: Seconds for everything; None without a budget.
         after_s: Seconds set aside for scores, selection and pictures; None without a budget.
         begun: Seconds that each training was given when it began, by name; see `training_name`.
-        spent_s: Seconds of the budget that were gone when the last of them began.
     """
 
     shares: tuple[Share, ...]
@@ -99,7 +98,6 @@ class Allocation(Artefact):
     budget_s: float | None = None
     after_s: float | None = None
     begun: dict[str, float] = Field(default_factory=dict)
-    spent_s: float = 0.0
 
 
 def training_name(configuration: ConfigurationName, fold: int) -> str:

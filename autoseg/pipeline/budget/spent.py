@@ -1,15 +1,19 @@
-"""What a run has spent of its budget so far: until its trainings are allocated, nothing else tells."""
+"""What a run has spent of its budget so far, for when it is broken off."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autoseg.core.artefact import Artefact
 from autoseg.core.errors import AutosegError, InterruptionError
 from autoseg.core.progress import Progress, Task
 from autoseg.core.stopwatch import Stopwatch
 from autoseg.core.workspace import Workspace
+from autoseg.train.hooks import Hooks
+
+BEFORE = "until it was broken off"
+"""Name of the stage that stands for all that an earlier process has done of the run."""
 
 SECONDS_BETWEEN_NOTES = 5.0
 """At most so much is not counted of a run that is killed."""
@@ -47,25 +51,43 @@ class Expenses:
             return
         known = Spent.load(self.workspace.spent)
         if known.made_from == {"request": self.request}:
-            self.watch.seconds["until it was broken off"] = known.seconds
+            self.watch.seconds[BEFORE] = known.seconds
             self.watch.started -= known.seconds
 
     def note(self) -> None:
         """Write what is spent, if that was not done just now."""
-        now_s = time.monotonic()
-        if now_s - self._noted_s >= SECONDS_BETWEEN_NOTES:
-            self._noted_s = now_s
-            Spent(made_from={"request": self.request}, seconds=self.watch.elapsed_s()).save(self.workspace.spent)
+        if time.monotonic() - self._noted_s >= SECONDS_BETWEEN_NOTES:
+            self._write()
+
+    def _write(self) -> None:
+        self._noted_s = time.monotonic()
+        Spent(made_from={"request": self.request}, seconds=self.watch.elapsed_s()).save(self.workspace.spent)
+
+    def noting(self, hooks: Hooks) -> Hooks:
+        """Return hooks which note what is spent whenever a training asks whether it is to end."""
+
+        @contextmanager
+        def stopping() -> Iterator[Callable[[], bool]]:
+            with hooks.stopping() as should_stop:
+
+                def noted() -> bool:
+                    self.note()
+                    return should_stop()
+
+                yield noted
+
+        return replace(hooks, stopping=stopping)
 
     @contextmanager
-    def until_allocated(self) -> Iterator[None]:
-        """Within the block, which ends with the allocation, a note stands for what was spent if the run is broken off.
+    def until_over(self) -> Iterator[None]:
+        """Within the block, which is the run, a note stands for what was spent if it is broken off.
 
-        From then on, each training that begins says it; and a run that has failed begins anew.
+        A run that has failed begins anew.
         """
         try:
             yield
         except InterruptionError:
+            self._write()
             raise
         except AutosegError:
             self.workspace.spent.unlink(missing_ok=True)

@@ -24,13 +24,13 @@ HALVINGS = 40
 class Timetable:
     """The lengths of a run's trainings, each decided when it begins and kept from then on.
 
-    A training that was broken off goes on to the length that it began with; the time of the run until then counts.
+    A training that was broken off goes on to the length that it began with.
 
     Attributes:
         workspace: Keeps the allocation.
         contents: What is trained.
         budget_s: Seconds for everything.
-        elapsed_s: Returns the seconds since this process took up the run.
+        elapsed_s: Returns the seconds that the run has spent, before it was broken off too.
         least_steps: That a training takes even where nothing is left.
         num_places: How many trainings run at a time.
         waves: Configurations that are trained beside each other, then those that wait until all of these are; see
@@ -45,15 +45,11 @@ class Timetable:
     num_places: int
     waves: tuple[tuple[ConfigurationName, ...], ...]
     allocation: Allocation = field(init=False)
-    _earlier_s: float = field(init=False)
     _announced: float = field(init=False, default=1.0)
     _ends_s: dict[str, float] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.allocation = Allocation.load(self.workspace.allocation)
-        last = next(reversed(self.allocation.begun), None)  # No other has said since what was spent.
-        folder = self._folders().get(last or "")
-        self._earlier_s = self.allocation.spent_s + (0.0 if folder is None else seconds_taken(folder))
 
     def given_s(self, configuration: ConfigurationName, fold: int) -> float:
         """Return the seconds that a training began with; those that were allocated, if it has not begun."""
@@ -77,7 +73,7 @@ class Timetable:
         length_s = max(self._part(configuration) * share.training_s, least_s)
         self._announce(name, share, length_s)
         begun = {**self.allocation.begun, name: length_s}
-        self.allocation = self.allocation.model_copy(update={"begun": begun, "spent_s": self._spent_s()})
+        self.allocation = self.allocation.model_copy(update={"begun": begun})
         self.allocation.save(self.workspace.allocation)
 
     def _share(self, configuration: ConfigurationName) -> Share:
@@ -91,16 +87,17 @@ class Timetable:
             for fold in self.contents.folds_of(name)
         }
 
-    def _spent_s(self) -> float:
-        return self._earlier_s + self.elapsed_s()
-
-    def _left_s(self) -> float:
+    def _left_s(self, beginning: ConfigurationName) -> float:
         """Return the seconds that are left for trainings."""
-        return max(self.budget_s - self._spent_s() - self._reserved_s(), 0.0)
+        return max(self.budget_s - self.elapsed_s() - self._reserved_s(beginning), 0.0)
 
-    def _reserved_s(self) -> float:
-        """Return what is set aside for what follows the trainings, and for what a cascade's first one begins with."""
-        stages_s = sum(share.stage_s for share in self.allocation.shares if not self._has_begun(share))
+    def _reserved_s(self, beginning: ConfigurationName) -> float:
+        """Return what is set aside for what follows the trainings, and for what cascades begin with.
+
+        Of a cascade that begins now, the stage before it has predicted already.
+        """
+        shares = [share for share in self.allocation.shares if share.configuration != beginning]
+        stages_s = sum(share.stage_s for share in shares if not self._has_begun(share))
         predictions_s = sum(share.prediction_s for share in self.allocation.shares)
         return stages_s + predictions_s + (self.allocation.after_s or 0.0)
 
@@ -110,7 +107,7 @@ class Timetable:
 
     def _part(self, beginning: ConfigurationName) -> float:
         """Return the part of their time for which all that have not begun end in time, at most 1."""
-        left_s, busy_s = self._left_s(), self._busy_s()
+        left_s, busy_s = self._left_s(beginning), self._busy_s()
 
         def ends_in_time(part: float) -> bool:
             taken_s = 0.0

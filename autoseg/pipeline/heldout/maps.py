@@ -102,6 +102,8 @@ def predict_held_out(workspace: Workspace, request: HeldOutRequest, progress: Pr
             }
             missing = [cases[name] for name in names if any(name not in found for found in noted.values())]
             task.advance(len(names) - len(missing))
+            for found in noted.values():
+                found.take_over([case.name for case in missing])
             try:
                 _Fold(predictors, noted, planned, workspace.root / "crossval", task).predict(missing)
             finally:
@@ -165,6 +167,15 @@ class _Noted:
 
     def __contains__(self, name: str) -> bool:
         return name in self._predictions.outputs
+
+    def take_over(self, names: Sequence[str]) -> None:
+        """Drop label maps that are about to be replaced from the records of other networks and folds."""
+        for path in self._folder.glob("*fold_*.json"):
+            known = HeldOutPredictions.load(path)
+            kept = {name: file for name, file in known.outputs.items() if name not in names or name in self}
+            is_own = path in (self._whole, self._part) and known.made_from == self._predictions.made_from
+            if kept != known.outputs and not is_own:
+                known.model_copy(update={"outputs": kept}).save(path)
 
     def add(self, name: str, file: Path) -> None:
         """Note a label map that was written."""

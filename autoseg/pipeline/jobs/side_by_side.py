@@ -17,7 +17,7 @@ from autoseg.core.errors import WITHOUT_RESTART, InterruptionError, TrainingErro
 from autoseg.core.progress import Progress
 from autoseg.core.temporary import remove_abandoned_below
 from autoseg.core.workspace import Workspace
-from autoseg.network.device import choose_device
+from autoseg.network.device import choose_device, threads
 from autoseg.pipeline.budget.together import wall_s
 from autoseg.pipeline.jobs.attendance import attend
 from autoseg.pipeline.jobs.cluster import starter
@@ -92,12 +92,9 @@ class SideBySide:
     @contextmanager
     def sharing(self, device: str, num_trainings: int) -> Iterator[None]:
         """Within the block, compute with the threads that each of so many trainings gets: so they can be timed."""
-        before, (slot, *_) = torch.get_num_threads(), self.slots(device, num_trainings)
-        torch.set_num_threads(slot.num_threads or before)
-        try:
+        slot, *_ = self.slots(device, num_trainings)
+        with threads(slot.num_threads or torch.get_num_threads()):
             yield
-        finally:
-            torch.set_num_threads(before)
 
 
 ONE_BY_ONE = SideBySide()
@@ -160,9 +157,7 @@ class _Work:
 def _train_all(work: _Work, requests: Sequence[TrainingRequest]) -> list[TrainingRecord]:
     how, workspace = work.how, work.workspace
     if how.executor == "here" and len(how.slots(requests[0].device, len(requests))) == 1:
-        return [
-            train(workspace, work.begin(request), work.num_workers, work.progress, work.hooks) for request in requests
-        ]
+        return [_train_here(work, request) for request in requests]
     planned = load_plan(workspace)
     for is_later in (False, True):
         wave = [request for request in requests if _refines(planned, request) == is_later]
@@ -170,6 +165,13 @@ def _train_all(work: _Work, requests: Sequence[TrainingRequest]) -> list[Trainin
         if missing:
             _train_side_by_side(work, missing)
     return [TrainingRecord.load(workspace.fold(request.configuration, request.fold).record) for request in requests]
+
+
+def _train_here(work: _Work, request: TrainingRequest) -> TrainingRecord:
+    """Train in this process; what a cascade learns from is there before the training begins, as in processes."""
+    if _refines(load_plan(work.workspace), request):
+        request.team.by_first(partial(_prepare, work, [request]))
+    return train(work.workspace, work.begin(request), work.num_workers, work.progress, work.hooks)
 
 
 def _throw_away(work: _Work, requests: Sequence[TrainingRequest]) -> None:

@@ -7,7 +7,7 @@ from autoseg.core.errors import PredictionError
 from autoseg.core.workspace import FoldName, Workspace
 from autoseg.infer.predictor import Predictor
 from autoseg.pipeline.packing.packed_model import PackedModel
-from autoseg.pipeline.planning.prepare import choose_configuration, load_plan
+from autoseg.pipeline.planning.prepare import USUAL, choose_configuration, load_plan
 from autoseg.pipeline.prediction.models import (
     ModelChoice,
     default_folds,
@@ -80,6 +80,9 @@ def choose_networks(
             return Networks(packed.configurations[0], packed.folds)
     if configuration is None and packed is not None:
         configuration = packed.configurations[0]
+    if configuration is None:
+        trained = (name for name in USUAL if name in planned.configurations and default_folds(workspace, name))
+        configuration = next(trained, None)
     chosen = choose_configuration(planned, configuration)
     wanted = default_folds(workspace, chosen) if folds is None else tuple(folds)
     if packed is not None:

@@ -10,7 +10,7 @@ from functools import partial
 
 from autoseg.core.errors import AutosegError, InterruptionError, TrainingError
 from autoseg.core.progress import Progress
-from autoseg.core.workspace import Workspace
+from autoseg.core.workspace import FoldFolder, Workspace
 from autoseg.pipeline.budget.schedule import Allocation, Contents, training_name, waves
 from autoseg.pipeline.budget.timetable import Timetable
 from autoseg.pipeline.jobs.job import as_asked
@@ -159,16 +159,33 @@ def _side_by_side(
                 records += train_these([requests[place] for place in begun])
         except InterruptionError:
             raise
-        except TrainingError:
-            found = {place: workspace.fold(*place) for place in begun}
-            troubles = {place: folder.failure for place, folder in found.items() if folder.failure.exists()}
-            if not troubles:
+        except AutosegError as error:
+            found, lost = _ended(workspace, begun, error)
+            if not (found or lost or is_later):
                 raise
-            failed |= {
-                training_name(*place): TrainingError(Failure.load(path).error) for place, path in troubles.items()
-            }
-            records += [TrainingRecord.load(found[place].record) for place in begun if place not in troubles]
+            records += found
+            failed |= lost or {training_name(*place): error for place in begun}
     return records, failed
+
+
+def _ended(workspace: Workspace, begun: Sequence[Place], error: AutosegError) -> tuple[list[TrainingRecord], Failures]:
+    """Return the records of those that ended well of trainings of which some did not, and why others did not.
+
+    Both are empty if none of them has failed, but what they were to begin with.
+    """
+    folders = {training_name(*place): workspace.fold(*place) for place in begun}
+    if not any(folder.failure.exists() for folder in folders.values()):
+        return [], {}
+    records = [TrainingRecord.load(folder.record) for folder in folders.values() if _is_well(folder)]
+    why = {name: folder.failure for name, folder in folders.items() if not _is_well(folder)}
+    # What was ended from outside has said nothing.
+    return records, {
+        name: TrainingError(Failure.load(path).error) if path.exists() else error for name, path in why.items()
+    }
+
+
+def _is_well(folder: FoldFolder) -> bool:
+    return folder.record.exists() and not folder.failure.exists()
 
 
 def _has_failed(configuration: ConfigurationName | None, failed: Failures) -> bool:

@@ -1,4 +1,4 @@
-"""What a run has spent before its trainings were allocated, though it was killed."""
+"""What a run has spent, though it was killed."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_the_note_stays_for_what_is_broken_off(
 ) -> None:
     workspace = Workspace(tmp_path)
     expenses = _begin(workspace, clock)
-    with suppress(AutosegError), expenses.until_allocated():
+    with suppress(AutosegError), expenses.until_over():
         clock.now_s += 60.0
         expenses.note()
         assert workspace.spent.exists()

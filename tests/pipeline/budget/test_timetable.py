@@ -92,31 +92,28 @@ def test_a_training_that_was_broken_off_keeps_its_length(tmp_path: Path) -> None
     timetable.begin("3d_fullres", 0)
     clock.now_s = 400.0
     assert timetable.begin("3d_fullres", 1) == 200.0
+
+    again = _timetable(workspace, clock)
+    clock.now_s = 600.0
+    assert again.given_s("3d_fullres", 1) == again.begin("3d_fullres", 0) == again.begin("3d_fullres", 1) == 200.0
+    clock.now_s = 630.0
+    assert again.begin("2d", 0) == pytest.approx((1000 - 630 - 200) / 2)
+
+
+def test_what_goes_on_takes_its_place_for_the_rest_of_its_length(tmp_path: Path) -> None:
+    """In two places, one goes on for 20 s of 200 s: beside it and after it 70 s are left for 100 s each."""
+    workspace = Workspace(tmp_path)
+    timetable = _timetable(workspace, clock := Clock(), num_places=2)
+    for fold in FOLDS:
+        timetable.begin("3d_fullres", fold)
+    _finish(workspace.fold("3d_fullres", 0).record, 200.0)
     _note_spent(workspace.fold("3d_fullres", 1), 180.0)
 
-    again = _timetable(workspace, clock := Clock())
-    clock.now_s = 20.0
-    assert again.given_s("3d_fullres", 1) == again.begin("3d_fullres", 0) == again.begin("3d_fullres", 1) == 200.0
-    clock.now_s = 50.0
-    assert again.begin("2d", 0) == pytest.approx((1000 - 400 - 180 - 50 - 200) / 2, abs=0.1)
-
-
-def test_a_training_that_ended_as_the_run_was_killed_counts(tmp_path: Path) -> None:
-    """The second training ends after 210 s; the process is killed before it begins another."""
-    workspace = Workspace(tmp_path)
-    timetable = _timetable(workspace, clock := Clock())
-    clock.now_s = 100.0
-    timetable.begin("3d_fullres", 0)
-    clock.now_s = 400.0
-    timetable.begin("3d_fullres", 1)
-    _finish(workspace.fold("3d_fullres", 0).record, 290.0)
-    _finish(workspace.fold("3d_fullres", 1).record, 210.0)
-
-    again = _timetable(workspace, clock := Clock())
-    clock.now_s = 50.0
-    for fold in FOLDS:
-        again.begin("3d_fullres", fold)
-    assert again.begin("2d", 0) == pytest.approx((1000 - 400 - 210 - 50 - 200) / 2)
+    again = _timetable(workspace, clock, num_places=2)
+    clock.now_s = 730.0
+    again.begin("3d_fullres", 1)
+    assert again.begin("2d", 0) == pytest.approx(50.0)
+    assert again._ends_s == {"3d_fullres fold 1": 750.0, "2d fold 0": pytest.approx(780.0)}
 
 
 def test_beside_each_other_trainings_take_the_time_of_the_fullest_place(tmp_path: Path) -> None:
@@ -169,18 +166,19 @@ def test_a_cascade_waits_for_all_places(tmp_path: Path) -> None:
 
 
 def test_what_a_cascade_begins_with_is_set_aside_until_it_has_begun(tmp_path: Path) -> None:
+    """The stage predicts for 80 s before the first training of the cascade begins, at 320 s."""
     workspace = Workspace(tmp_path)
     shares = (_share("3d_lowres", 100.0, 0.0), _share(CASCADE, 100.0, 0.0, stage_s=100.0))
     Allocation(shares=shares, mirror=False, after_s=0.0).save(workspace.allocation)
     contents = Contents(("3d_lowres", CASCADE), frozenset({"3d_lowres"}), FOLDS, FOLDS)
     timetable = Timetable(workspace, contents, 500.0, clock := Clock(), 1, 1, (("3d_lowres",), (CASCADE,)))
     assert timetable.begin("3d_lowres", 0) == 100.0
-    clock.now_s = 100.0
-    assert timetable.begin("3d_lowres", 1) == 100.0
-    clock.now_s = 240.0
-    assert timetable.begin(CASCADE, 0) == pytest.approx(80.0)
-    clock.now_s = 240.0 + 100.0 + 80.0
-    assert timetable.begin(CASCADE, 1) == pytest.approx(80.0)
+    clock.now_s = 140.0
+    assert timetable.begin("3d_lowres", 1) == pytest.approx(260.0 / 3)
+    clock.now_s = 320.0
+    assert timetable.begin(CASCADE, 0) == pytest.approx(90.0)
+    clock.now_s = 410.0
+    assert timetable.begin(CASCADE, 1) == pytest.approx(90.0)
 
 
 def _note_spent(folder: FoldFolder, seconds: float) -> None:

@@ -160,7 +160,7 @@ def test_without_submitit_the_command_that_installs_it_is_named(
         return found(name, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", no_submitit)
-    with pytest.raises(TrainingError, match=r"pip install 'autoseg\[slurm\]'"):
+    with pytest.raises(TrainingError, match=r"pip install submitit"):
         starter(Workspace(tmp_path), "slurm", {})
 
 

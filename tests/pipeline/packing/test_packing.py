@@ -41,8 +41,9 @@ from autoseg.pipeline.packing.packed_model import MEMBER, read_manifest
 from autoseg.select.choose import Selection
 from autoseg.select.predictor import SelectedPredictor
 from autoseg.train.record import TrainingRecord
-from tests.pipeline.models import untrained
+from tests.pipeline.models import SPACING, untrained
 from tests.pipeline.packing.packable import LICENCE, NAMES, POSTPROCESSING, TOGETHER, packable, train, write_scan
+from tests.preprocess import plans
 
 
 @pytest.fixture(scope="module")
@@ -405,3 +406,10 @@ def test_the_page_runs(
     exec(block, {})
     assert capsys.readouterr().out.splitlines() == ["CC BY 4.0", "[None]"]
     assert (tmp_path / "masks" / "anna.nii.gz").exists()
+
+
+def test_without_a_name_what_is_trained_predicts(tmp_path: Path) -> None:
+    """As after `run -c 2d --folds 0` of a dataset that has 3D plans too."""
+    one = plans.configuration(SPACING)
+    workspace = untrained(tmp_path, 1, plans.plan(configurations={"3d_fullres": one, "2d": one}), "2d")
+    assert choose_networks(workspace) == Networks("2d", (0,))

@@ -1,13 +1,13 @@
 """The trainings of a run: one that fails keeps neither the others from going on, nor the run from a result."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from autoseg import pipeline
-from autoseg.core.errors import InterruptionError, TrainingError
+from autoseg.core.errors import InterruptionError, PredictionError, TrainingError
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import Workspace
 from autoseg.pipeline.budget.schedule import Allocation, Contents, Share
@@ -66,7 +66,11 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def _train(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, trainer: Trainer, num_jobs: int = 1, **changed: object
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    trainer: Callable[..., list[TrainingRecord]],
+    num_jobs: int = 1,
+    **changed: object,
 ) -> Trained:
     monkeypatch.setattr(trainings, "train_all", trainer)
     request = pipeline.RunRequest(
@@ -134,6 +138,43 @@ def test_a_run_that_is_asked_to_leave_leaves(
     with pytest.raises(InterruptionError):
         _train(workspace, monkeypatch, leaving, num_jobs)
     assert (CASCADE, 0) not in leaving.begun
+
+
+def test_what_a_cascade_begins_with_may_fail(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage before it cannot predict: no training of the cascade begins, and the others have their result."""
+    train = Trainer()
+
+    def trainer(
+        place: Workspace, requests: Sequence[TrainingRequest], begin: Begin, **_: object
+    ) -> list[TrainingRecord]:
+        if requests[0].configuration == CASCADE:
+            raise PredictionError("case_3: a network's output must be finite, got nan.")
+        return train(place, requests, begin)
+
+    trained = _train(workspace, monkeypatch, trainer, 2)
+    assert trained.contents.configurations == ("3d_fullres", "2d", "3d_lowres")
+    assert trained.failed == {
+        f"{CASCADE} fold {fold}": "case_3: a network's output must be finite, got nan." for fold in FOLDS
+    }
+
+
+def test_what_was_ended_from_outside_does_not_keep_the_others_from_their_result(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves neither a record nor why it has failed."""
+    failing = Trainer(("2d", 0))
+
+    def trainer(
+        place: Workspace, requests: Sequence[TrainingRequest], begin: Begin, **_: object
+    ) -> list[TrainingRecord]:
+        try:
+            return failing(place, requests, begin)
+        finally:
+            place.fold("3d_fullres", 0).record.unlink(missing_ok=True)
+
+    trained = _train(workspace, monkeypatch, trainer, 2)
+    assert trained.contents.configurations == ("3d_lowres", CASCADE)
+    assert set(trained.failed) == {"2d fold 0", "3d_fullres fold 0"}
 
 
 def test_what_fails_for_none_in_particular_is_raised(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
