@@ -17,6 +17,7 @@ from autoseg.core.errors import PlanError
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import FoldFolder, Workspace
 from autoseg.pipeline.budget.schedule import Allocation
+from autoseg.pipeline.budget.spent import BEFORE
 from autoseg.report.run import draw_run
 from autoseg.train.record import TrainingRecord
 from tests.end_to_end.blobs import write_blobs, write_tiny_rules
@@ -100,7 +101,8 @@ def test_a_run_that_is_killed_goes_on_within_its_budget(tmp_path: Path) -> None:
     assert TrainingRecord.load(first.record).identity == identity
     assert not list(workspace.root.glob("models/*/earlier"))
     assert not workspace.spent.exists()
-    assert kept.begun["3d_fullres fold 1"] <= kept.begun["3d_fullres fold 0"]
+    assert kept.begun["3d_fullres fold 1"] <= kept.shares[0].training_s
+    assert 0 < pipeline.RunResult.load(workspace.run).seconds[BEFORE] < budget_s
 
     weights = [folder.weights.stat().st_mtime_ns for folder in (first, second)]
     os.utime(min((source / "labels").iterdir()))
