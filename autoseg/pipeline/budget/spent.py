@@ -15,7 +15,7 @@ from autoseg.train.hooks import Hooks
 BEFORE = "until it was broken off"
 """Name of the stage that stands for all that an earlier process has done of the run."""
 
-SECONDS_BETWEEN_NOTES = 5.0
+SECONDS_BETWEEN_NOTES = 1.0
 """At most so much is not counted of a run that is killed."""
 
 

@@ -27,6 +27,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(spent, "time", clock)
+    monkeypatch.setattr(spent, "SECONDS_BETWEEN_NOTES", 5.0)
     monkeypatch.setattr("autoseg.core.stopwatch.time", clock)
     return clock
 
