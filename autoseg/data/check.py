@@ -12,6 +12,9 @@ from autoseg.data.check_case import CaseFindings, CaseToCheck, check_case
 from autoseg.data.dataset import Dataset
 from autoseg.data.problem import Problem, Severity
 
+HIGHEST_OF_AIR = -500.0
+"""Where half of the scans reach as low as air in CT, -1000 HU, and its noise, they are taken for CT."""
+
 
 class CheckReport(Artefact):
     """What is wrong with a dataset.
@@ -43,7 +46,7 @@ def check_dataset(dataset: Dataset, progress: Progress, num_workers: int) -> Che
         missing, format, readable, whole: a file can be read to its end
         dimensions, channels, label-channels: axes and channels are as declared
         shape, spacing, origin, direction: grids are usable and agree within a case, see `grid_differences`
-        finite, constant: intensities
+        finite, constant, hounsfield: intensities
         lossless, integer, labels, empty-label, class-absent: label maps and classes
         duplicate: the same scan under two names
 
@@ -73,6 +76,7 @@ def report_on(dataset: Dataset, findings: Sequence[CaseFindings]) -> CheckReport
         chain.from_iterable(found.problems for found in findings),
         _absent_classes(dataset.name, findings, dataset.labels),
         _duplicates(findings),
+        _unnamed_ct(dataset, findings),
     )
     return CheckReport(problems=tuple(problems), num_cases=len(dataset.cases))
 
@@ -89,6 +93,23 @@ def _absent_classes(name: str, findings: Sequence[CaseFindings], labels: Labels)
                 file=name,
                 message=f"each declared class should occur, got no voxel of {label.name} ({label.value}) in any case",
                 remedy="Remove the class from dataset.json, or add cases that have it",
+            )
+
+
+def _unnamed_ct(dataset: Dataset, findings: Sequence[CaseFindings]) -> Iterator[Problem]:
+    """Yield a problem for each channel whose values look like Hounsfield units, under another name than CT."""
+    read = [found.lowest for found in findings if len(found.lowest) == len(dataset.channels)]
+    for number, name in enumerate(dataset.channels):
+        low = [lowest[number] for lowest in read if lowest[number] <= HIGHEST_OF_AIR]
+        if name.casefold() != "ct" and 2 * len(low) > len(read):
+            yield Problem(
+                severity="warning",
+                rule="hounsfield",
+                file=dataset.name,
+                message="a channel of CT must be called CT to keep its Hounsfield units, got values down to"
+                f" {min(low):g} in {len(low)} of {len(read)} cases of the channel {name}",
+                remedy=f'Call it so in dataset.json, "channel_names": {{"{number}": "CT"}} (in the layout of the'
+                ' Decathlon "modality"), unless it is something else',
             )
 
 

@@ -42,6 +42,7 @@ class CaseFindings:
         case: The case.
         problems: All that is wrong with it alone.
         values: Values in its label map; empty if that cannot be read.
+        lowest: Value of each channel; empty if one cannot be read.
         image_digest: Equal for equal voxels; None if an image cannot be read or is constant.
         label_digest: Equal for equal label maps; None if it cannot be read.
     """
@@ -49,6 +50,7 @@ class CaseFindings:
     case: Case
     problems: tuple[Problem, ...]
     values: tuple[int, ...] = ()
+    lowest: tuple[float, ...] = ()
     image_digest: str | None = None
     label_digest: str | None = None
 
@@ -93,19 +95,21 @@ def _inspect_labelled(item: CaseToCheck, label_file: str) -> InspectedCase:
     values = label_values(label.array) if label else ()
     problems += _check_values(label_path, values, item.labels)
     has_foreground = any(value in item.labels.values[1:] for value in values)
-    constant: list[bool] = []
+    extremes: list[tuple[float, float]] = []
     parts: list[Image] = []
     for path, header in zip(case.images, headers, strict=True):
         part = _read_voxels(Path(path), header, problems) if header else None
         if part is not None:
             parts.append(part)
-            constant += [bool(channel.min() == channel.max()) for channel in part.array]
+            extremes += [(float(channel.min()), float(channel.max())) for channel in part.array]
     is_whole = len(parts) == len(case.images)
+    constant = [low == high for low, high in extremes]
     problems += _check_constant(case, constant, has_foreground)
     findings = CaseFindings(
         case=case,
         problems=tuple(problems),
         values=values,
+        lowest=tuple(low for low, _ in extremes) if is_whole else (),
         image_digest="".join(_digest(part.array) for part in parts) if is_whole and not all(constant) else None,
         label_digest=_digest(label.array) if label else None,
     )

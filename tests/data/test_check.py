@@ -307,6 +307,23 @@ def test_an_empty_scan_without_anything_labelled_is_a_warning(tmp_path: Path) ->
     assert problems_in(checked(root)) == [("warning", "empty-label"), ("warning", "constant")]
 
 
+@pytest.mark.parametrize(("name", "low", "num_problems"), [("CT", -1024, 0), ("MRI", -1024, 1), ("MRI", -20, 0)])
+def test_hounsfield_units_under_another_name_are_a_warning(
+    tmp_path: Path, name: str, low: float, num_problems: int
+) -> None:
+    root = decathlon(tmp_path)
+    for case in ("c0", "c1"):
+        array = scan(7 if case == "c0" else 8)
+        array[0, 0, 0] = low
+        write(root / "imagesTr" / f"{case}.nii.gz", array)
+    relist(root, modality={"0": name})
+    problems = [problem for problem in checked(root).problems if problem.rule == "hounsfield"]
+    assert len(problems) == num_problems
+    for problem in problems:
+        assert "got values down to -1024 in 2 of 3 cases of the channel MRI" in problem.message
+        assert '"channel_names": {"0": "CT"}' in problem.remedy
+
+
 def test_voxels_without_annotation_are_no_problem(tmp_path: Path) -> None:
     assert checked(decathlon(tmp_path, labels={"0": "background", "1": "a", "2": "ignore"})).problems == ()
 
