@@ -225,5 +225,7 @@ def test_files_are_known_by_their_mark(tmp_path: Path) -> None:
 def test_without_the_libraries_their_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_series(tmp_path / "series", VOXELS, GEOMETRY)
     monkeypatch.setattr(dicom, "find_spec", lambda _: None)
-    with pytest.raises(DatasetError, match=r"pydicom and highdicom, found none. Install them: pip install 'autoseg"):
+    with pytest.raises(
+        DatasetError, match=r"pydicom and highdicom, found none. Install them: pip install pydicom highdicom"
+    ):
         read_series(folder)
