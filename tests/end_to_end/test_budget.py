@@ -81,7 +81,7 @@ def test_a_small_budget_holds_and_buys_everything(tmp_path: Path) -> None:
 def test_a_run_that_is_killed_goes_on_within_its_budget(tmp_path: Path) -> None:
     """Killed while it is planned and while it trains, and given again after a file was touched: nothing trains anew."""
     workspace, source = Workspace(tmp_path / "work"), write_blobs(tmp_path / "data")
-    budget_s = 16.0
+    budget_s = 30.0
     command = [sys.executable, "-m", "autoseg", "run", str(source), "--workspace", str(workspace.root)]
     command += ["--rules", str(write_tiny_rules(tmp_path / "rules")), "--preset", "cpu", "--num-folds", "3"]
     command += ["--folds", "0,1", "--budget", f"{budget_s:.0f}s", "--device", "cpu", "--workers", "0", "--jobs", "1"]
@@ -93,7 +93,7 @@ def test_a_run_that_is_killed_goes_on_within_its_budget(tmp_path: Path) -> None:
     assert list(allocated.begun) == ["3d_fullres fold 0"]
     identity = _identity(first)
     said = subprocess.run(command, check=True, capture_output=True).stderr
-    assert b"To train, of a budget of 16 s:" in said
+    assert b"To train, of a budget of 30 s:" in said
 
     kept = Allocation.load(workspace.allocation)
     assert (kept.shares, list(kept.begun)) == (allocated.shares, ["3d_fullres fold 0", "3d_fullres fold 1"])
