@@ -47,6 +47,7 @@ class Fold:
     """What takes part in the training of a fold.
 
     Attributes:
+        name: Of the training, for people.
         trainer: Learns and judges.
         batches: To learn from, from the present step on.
         learning: Where these come from.
@@ -58,6 +59,7 @@ class Fold:
         after_epoch: Called when an epoch is on disk.
     """
 
+    name: str
     trainer: Trainer
     batches: Iterator[Batch]
     learning: PatchSource
@@ -77,7 +79,7 @@ def train_epochs(fold: Fold, state: TrainingState, progress: Progress) -> None:
         TrainingError: If the training cannot go on.
     """
     clock, team = fold.clock, fold.trainer.team
-    with progress.task("train", float(clock.budget_s or clock.num_epochs or 0)) as task:
+    with progress.task(fold.name, float(clock.budget_s or clock.num_epochs or 0)) as task:
         _show(task, clock, state.epoch + len(state.under_way.losses) / fold.trainer.recipe.steps_per_epoch)
         while not team.decided(state.epoch > 0 and clock.is_over(state.epoch, state.closing_s)):
             _learn(fold, state, task)
@@ -257,7 +259,7 @@ def waiting_sentence(share: float, num_workers: int) -> str:
     remedy = (
         f"Load with more --workers than {num_workers}, or keep the workspace on a faster disk."
         if num_workers
-        else "Patches were read between the steps: keep the workspace on a faster disk."
+        else "They are read between its steps, which shows with small networks: if the disk is slow, use a faster disk."
     )
     return f"Training waited for patches {share:.0%} of the time of its steps. {remedy}"
 

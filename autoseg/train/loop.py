@@ -100,6 +100,11 @@ class TrainingRequest:
     init_from: Path | None = None
     team: Team = ALONE
 
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.configuration}, fold {self.fold}"
+
 
 def train_fold(
     plan: Plan,
@@ -159,6 +164,7 @@ def train_fold(
             closing(_watching(watched, plan, request)) as watched_batches,
         ):
             fold = Fold(
+                name=request.name,
                 trainer=trainer,
                 batches=batches,
                 learning=learning,
@@ -248,7 +254,7 @@ def _finish(fold: Fold, state: TrainingState, request: TrainingRequest, made_fro
         num_processes=request.team.size,
     )
     if record.waiting_share > WAITING_SHARE:
-        log.warning("%s", waiting_sentence(record.waiting_share, request.num_workers))
+        log.warning("%s: %s", request.name, waiting_sentence(record.waiting_share, request.num_workers))
     with writing(folder.record):
         record.save(folder.record)
     _forget_progress(folder)

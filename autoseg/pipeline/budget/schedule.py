@@ -165,7 +165,11 @@ def worth_running(planned: Plan, asked: Sequence[str] | None, rules: RunRules) -
     return tuple(found)
 
 
-def waves(contents: Contents, planned: Plan) -> tuple[tuple[ConfigurationName, ...], ...]:
+Waves = tuple[tuple[ConfigurationName, ...], ...]
+"""Configurations that are trained beside each other, then those that wait until all of these are."""
+
+
+def waves(contents: Contents, planned: Plan) -> Waves:
     """Return the configurations that are trained beside each other, then the cascades, which wait for all of these."""
     is_later = {name: planned.configurations[name].previous_stage is not None for name in contents.configurations}
     return tuple(tuple(name for name, later in is_later.items() if later == wanted) for wanted in (False, True))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from autoseg.core.workspace import FoldFolder, Workspace
-from autoseg.pipeline.budget.schedule import Allocation, Contents, Share, training_name
+from autoseg.pipeline.budget.schedule import Allocation, Contents, Share, Waves, training_name
 from autoseg.pipeline.budget.together import wall_s
 from autoseg.plan.schema import ConfigurationName
 from autoseg.train.record import seconds_taken
@@ -33,8 +33,7 @@ class Timetable:
         elapsed_s: Returns the seconds that the run has spent, before it was broken off too.
         least_steps: That a training takes even where nothing is left.
         num_places: How many trainings run at a time.
-        waves: Configurations that are trained beside each other, then those that wait until all of these are; see
-            `schedule.waves`.
+        waves: In which configurations follow each other where trainings run beside each other.
     """
 
     workspace: Workspace
@@ -43,10 +42,10 @@ class Timetable:
     elapsed_s: Callable[[], float]
     least_steps: int
     num_places: int
-    waves: tuple[tuple[ConfigurationName, ...], ...]
+    waves: Waves
     allocation: Allocation = field(init=False)
     _announced: float = field(init=False, default=1.0)
-    _ends_s: dict[str, float] = field(init=False, default_factory=dict)
+    _ends_s: dict[FoldFolder, float] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.allocation = Allocation.load(self.workspace.allocation)
@@ -57,13 +56,13 @@ class Timetable:
 
     def begin(self, configuration: ConfigurationName, fold: int) -> float:
         """Return the seconds of a training that is about to begin, or to go on; a cut is logged in one line."""
-        name, so_far_s = training_name(configuration, fold), 0.0
+        name, folder, so_far_s = training_name(configuration, fold), self.workspace.fold(configuration, fold), 0.0
         if name in self.allocation.begun:
-            so_far_s = seconds_taken(self.workspace.fold(configuration, fold))
+            so_far_s = seconds_taken(folder)
         else:
             self._decide(configuration, name)
         length_s = self.allocation.begun[name]
-        self._ends_s[name] = self.elapsed_s() + length_s - so_far_s
+        self._ends_s[folder] = self.elapsed_s() + length_s - so_far_s
         return length_s
 
     def _decide(self, configuration: ConfigurationName, name: str) -> None:
@@ -78,14 +77,6 @@ class Timetable:
 
     def _share(self, configuration: ConfigurationName) -> Share:
         return next(share for share in self.allocation.shares if share.configuration == configuration)
-
-    def _folders(self) -> dict[str, FoldFolder]:
-        """Return the folders of all trainings, by name."""
-        return {
-            training_name(name, fold): self.workspace.fold(name, fold)
-            for name in self.contents.configurations
-            for fold in self.contents.folds_of(name)
-        }
 
     def _left_s(self, beginning: ConfigurationName) -> float:
         """Return the seconds that are left for trainings."""
@@ -135,8 +126,8 @@ class Timetable:
 
     def _busy_s(self) -> list[float]:
         """Return the seconds that trainings still take which run beside one that begins."""
-        folders, now_s = self._folders(), self.elapsed_s()
-        left_s = [max(end_s - now_s, 0.0) for name, end_s in self._ends_s.items() if not _is_over(folders[name])]
+        now_s = self.elapsed_s()
+        left_s = [max(end_s - now_s, 0.0) for folder, end_s in self._ends_s.items() if not _is_over(folder)]
         return heapq.nlargest(self.num_places - 1, left_s)
 
     def _announce(self, name: str, share: Share, length_s: float) -> None:

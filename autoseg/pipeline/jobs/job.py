@@ -76,7 +76,7 @@ class Job:
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.request.configuration}, fold {self.request.fold}"
+        return self.request.name
 
     @property
     def folder(self) -> FoldFolder:

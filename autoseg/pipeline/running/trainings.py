@@ -11,7 +11,7 @@ from functools import partial
 from autoseg.core.errors import AutosegError, InterruptionError, TrainingError
 from autoseg.core.progress import Progress
 from autoseg.core.workspace import FoldFolder, Workspace
-from autoseg.pipeline.budget.schedule import Allocation, Contents, training_name, waves
+from autoseg.pipeline.budget.schedule import Allocation, Contents, Waves, training_name, waves
 from autoseg.pipeline.budget.timetable import Timetable
 from autoseg.pipeline.jobs.job import as_asked
 from autoseg.pipeline.jobs.side_by_side import train_all
@@ -82,6 +82,7 @@ def train_contents(
     names = [share.configuration for share in allocation.shares]
     places: list[Place] = [(name, fold) for name in names for fold in contents.folds_of(name)]
     num_places = how.num_places(request.device, len(places))
+    order = waves(contents, load_plan(workspace))
     lengths, begin = dict.fromkeys(places, length), as_asked
     if request.budget_s is not None:
         rules = load_rulebook(request.planning.rules).inferred.budget
@@ -92,7 +93,7 @@ def train_contents(
             elapsed_s=elapsed_s,
             least_steps=rules.least_steps,
             num_places=num_places,
-            waves=waves(contents, load_plan(workspace)),
+            waves=order,
         )
         lengths = {place: TrainingLength(None, timetable.given_s(*place)) for place in places}
         begin = partial(_with_its_length, timetable)
@@ -109,7 +110,7 @@ def train_contents(
     if num_places == 1:
         records, failed = _one_by_one(requests, train_these)
     else:
-        records, failed = _side_by_side(workspace, requests, train_these)
+        records, failed = _side_by_side(workspace, requests, order, train_these)
     seconds = how.wall_s([record.seconds for record in records], request.device)
     trained = _without(contents, failed, workspace)
     return Trained(trained, seconds, {name: str(error) for name, error in failed.items()})
@@ -139,14 +140,14 @@ def _one_by_one(
 
 
 def _side_by_side(
-    workspace: Workspace, requests: Mapping[Place, TrainingRequest], train_these: TrainThese
+    workspace: Workspace, requests: Mapping[Place, TrainingRequest], order: Waves, train_these: TrainThese
 ) -> tuple[list[TrainingRecord], Failures]:
     """Train beside each other; a cascade after the stage before it, if all folds of that are trained."""
     records, failed = [], Failures()
     configurations = load_plan(workspace).configurations
     stages = {place: configurations[place[0]].previous_stage for place in requests}
-    for is_later in (False, True):
-        wave = [place for place, stage in stages.items() if (stage is not None) == is_later]
+    for names in order:
+        wave = [place for place in requests if place[0] in names]
         begun = [place for place in wave if not _has_failed(stages[place], failed)]
         for place in wave:
             workspace.fold(*place).failure.unlink(missing_ok=True)
@@ -161,7 +162,7 @@ def _side_by_side(
             raise
         except AutosegError as error:
             found, lost = _ended(workspace, begun, error)
-            if not (found or lost or is_later):
+            if not (found or lost or stages[begun[0]]):
                 raise
             records += found
             failed |= lost or {training_name(*place): error for place in begun}

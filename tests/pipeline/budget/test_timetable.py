@@ -113,7 +113,10 @@ def test_what_goes_on_takes_its_place_for_the_rest_of_its_length(tmp_path: Path)
     clock.now_s = 730.0
     again.begin("3d_fullres", 1)
     assert again.begin("2d", 0) == pytest.approx(50.0)
-    assert again._ends_s == {"3d_fullres fold 1": 750.0, "2d fold 0": pytest.approx(780.0)}
+    assert again._ends_s == {
+        workspace.fold("3d_fullres", 1): 750.0,
+        workspace.fold("2d", 0): pytest.approx(780.0),
+    }
 
 
 def test_beside_each_other_trainings_take_the_time_of_the_fullest_place(tmp_path: Path) -> None:
@@ -134,7 +137,7 @@ def test_beside_each_other_they_are_cut_for_what_still_runs(tmp_path: Path) -> N
     lengths_s = [timetable.begin("3d_fullres", fold) for fold in FOLDS]
     assert lengths_s == pytest.approx([200.0 * 2 / 3] * 2)
     _finish(workspace.fold("3d_fullres", 0).record, 140.0)
-    timetable._ends_s["3d_fullres fold 1"] = 770.0
+    timetable._ends_s[workspace.fold("3d_fullres", 1)] = 770.0
     clock.now_s = 740.0
     assert timetable.begin("2d", 0) == pytest.approx(50.0)  # the least: the other has 30 s after what runs
     assert timetable.given_s("2d", 1) == 100.0
@@ -147,7 +150,7 @@ def test_one_that_has_failed_takes_no_place(tmp_path: Path) -> None:
         timetable.begin("3d_fullres", fold)
     Failure(error="loss: must be finite, got nan.").save(workspace.fold("3d_fullres", 1).failure)
     clock.now_s = 690.0
-    timetable._ends_s["3d_fullres fold 0"] = 690.0
+    timetable._ends_s[workspace.fold("3d_fullres", 0)] = 690.0
     assert timetable.begin("2d", 0) == 100.0
 
 
