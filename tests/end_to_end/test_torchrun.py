@@ -87,7 +87,7 @@ def test_when_one_process_is_killed_all_end_and_the_same_command_goes_on(workspa
     done = _launched(workspace, 0)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout)
-    assert done.stderr.count("train: 100%") == 1
+    assert done.stderr.count("3d_fullres, fold 0: 100%") == 1
     record = TrainingRecord.load(folder.record)
     assert (record.num_processes, record.num_steps) == (2, NUM_EPOCHS * STEPS)
     assert record.identity in done.stdout
