@@ -12,10 +12,11 @@
 # make kill-run                          kills a whole run at 10 random moments, compares what it ends with
 # make agreement NNUNET=...              plans of random fingerprints beside nnU-Net's
 # make agreement-data NNUNET=... DATA=ARCHIVE      fingerprints beside nnU-Net's; nnU-Net trains exported plans
-# make speed NNUNET=... DATA=HIPPOCAMPUS MODELS=FOLDER      the four below
+# make speed NNUNET=... DATA=HIPPOCAMPUS MODELS=FOLDER      the five below
 # make speed-planning NNUNET=... DATA=ARCHIVE      planning beside nnU-Net
 # make speed-training NNUNET=... DATA=ARCHIVE      training steps beside nnU-Net's
 # make speed-prediction NNUNET=... MODELS=FOLDER   nnU-Net's models predict there and here
+# make speed-memory                      training steps that keep freed memory beside steps that give it back
 # make speed-metrics                     all metrics of a large case
 # make agreement-metrics                 metrics beside those of other libraries, in an environment of their own
 # make gpu-check [DATA=HIPPOCAMPUS]      on a CUDA device: what is to hold there, and times; writes docs/gpu.md
@@ -25,7 +26,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: install demo test check format clean costs budgets ablation prediction-memory kill-test kill-run agreement \
-	agreement-data speed speed-planning speed-training speed-prediction speed-metrics agreement-metrics gpu-check
+	agreement-data speed speed-planning speed-training speed-memory speed-prediction \
+	speed-metrics agreement-metrics gpu-check
 
 install: $(VENV)/.installed
 
@@ -90,10 +92,13 @@ agreement-data: install
 speed-planning: install
 	$(BIN)/python -m tools.compare_planning $(DATA) --nnunet-bin $(NNUNET)/bin
 
-speed: speed-planning speed-training speed-prediction speed-metrics
+speed: speed-planning speed-training speed-memory speed-prediction speed-metrics
 
 speed-training: install
 	$(BIN)/python -m tools.speed_training $(DATA) --nnunet-bin $(NNUNET)/bin
+
+speed-memory: install
+	$(BIN)/python -m tools.speed_memory
 
 # MODELS is made by: $(NNUNET)/bin/python tools/train_nnunet_models.py MODELS --hippocampus ARCHIVE --acdc ARCHIVE
 speed-prediction: install

@@ -26,6 +26,7 @@ import torch
 
 import autoseg
 from autoseg.core.geometry import Geometry
+from autoseg.core.heap import freed_memory_kept
 from autoseg.data.store import CaseProperties, write_case
 from autoseg.fingerprint import Fingerprint
 from autoseg.infer.case import Model, default_settings, segment
@@ -115,22 +116,28 @@ def main() -> None:
 def measure_training(shape: Shape) -> dict[str, float]:
     """Return seconds per training step with its patches, the peak of memory, and the program's own share of it."""
     made, fingerprint = planned(shape)
-    configuration = made.configurations[shape.configuration]
     with tempfile.TemporaryDirectory() as folder:
-        names = store_cases(Path(folder), made, configuration, fingerprint)
+        names = store_cases(Path(folder), made, made.configurations[shape.configuration], fingerprint)
         before = _warmed_up()
-        trainer = Trainer(made.training, configuration, "cpu", seed=0)
-        sampling = SamplingPlan(
-            patch_size=configuration.patch_size,
-            batch_size=configuration.batch_size,
-            foreground_fraction=made.training.foreground_fraction,
-            augmentation=made.training.augmentation,
-            seed=0,
-            place=("measured",),
-        )
-        source = PatchSource(Path(folder), names, sampling)
-        step_s = _seconds_each(lambda step: trainer.step(source.batch(step), made.training.learning_rate, step))
-    return {"seconds": step_s, "bytes": _peak_bytes(), "program": before}
+        with freed_memory_kept():
+            step_s = seconds_each(training_step(made, shape.configuration, Path(folder), names))
+    return {"seconds": step_s, "bytes": peak_bytes(), "program": before}
+
+
+def training_step(made: Plan, name: ConfigurationName, folder: Path, cases: tuple[str, ...]) -> Callable[[int], object]:
+    """Return what takes the step of a number, with its patches, of a configuration's stored cases."""
+    configuration = made.configurations[name]
+    trainer = Trainer(made.training, configuration, "cpu", seed=0)
+    sampling = SamplingPlan(
+        patch_size=configuration.patch_size,
+        batch_size=configuration.batch_size,
+        foreground_fraction=made.training.foreground_fraction,
+        augmentation=made.training.augmentation,
+        seed=0,
+        place=("measured",),
+    )
+    source = PatchSource(folder, cases, sampling)
+    return lambda step: trainer.step(source.batch(step), made.training.learning_rate, step)
 
 
 def measure_prediction(shape: Shape) -> dict[str, float]:
@@ -146,7 +153,7 @@ def measure_prediction(shape: Shape) -> dict[str, float]:
     model = Model(made, configuration, (network,))
     began = time.perf_counter()
     segment(prepared, model, settings)
-    return {"seconds": time.perf_counter() - began, "bytes": _peak_bytes(), "program": before}
+    return {"seconds": time.perf_counter() - began, "bytes": peak_bytes(), "program": before}
 
 
 MEASURED: dict[str, Callable[[Shape], dict[str, float]]] = {
@@ -207,11 +214,12 @@ def _warmed_up() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """Return the most memory that this process has had resident."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _seconds_each(work: Callable[[int], object]) -> float:
+def seconds_each(work: Callable[[int], object]) -> float:
     """Return the median seconds of repeated work, the first time left out."""
     work(0)
     found: list[float] = []

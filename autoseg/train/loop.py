@@ -15,6 +15,7 @@ import torch
 
 from autoseg.core.artefact import digest_of, digest_of_file
 from autoseg.core.errors import TrainingError
+from autoseg.core.heap import freed_memory_kept
 from autoseg.core.labels import Labels
 from autoseg.core.progress import Progress
 from autoseg.core.workspace import FoldFolder, FoldName
@@ -159,6 +160,7 @@ def train_fold(
                 trainer.start_from(initial)
         learning, watched = _sources(plan, data, request)
         with (
+            freed_memory_kept(),
             hooks.stopping() as should_stop,
             closing(load_batches(learning, state.step, request.num_workers)) as batches,
             closing(_watching(watched, plan, request)) as watched_batches,
