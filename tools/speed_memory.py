@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -30,7 +31,10 @@ MOST_S = 8.0
 NUM_SHAPES = 3
 """The first so many, of the preset for CPUs; steps of the others take long."""
 
-WAYS = {"given back": nullcontext, "kept": freed_memory_kept}
+WAYS: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "given back": nullcontext,
+    "kept": freed_memory_kept,
+}
 
 
 def main() -> None:
