@@ -48,7 +48,7 @@ def main() -> None:
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {time.ctime()}, {ROUNDS} rounds\n")
     print(
-        "| plan | memory | seconds of a step, median | pages mapped anew | peak | time, pair by pair: median (each) |"
+        "| plan | memory | seconds of a step, median | pages cleared anew per step | peak | time, pair by pair: median (each) |"
     )
     print("|---|---|---|---|---|---|", flush=True)
     for number, shape in enumerate(SHAPES[:NUM_SHAPES]):
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def measure(shape: Shape, way: str) -> dict[str, float]:
-    """Return what a training step takes: seconds, pages that are mapped anew, and the peak of memory of all steps."""
+    """Return what a training step takes: seconds, pages that the system clears anew, and the peak of memory of all steps."""
     made, fingerprint = planned(shape)
     with tempfile.TemporaryDirectory() as folder, WAYS[way]():
         names = store_cases(Path(folder), made, made.configurations[shape.configuration], fingerprint)
