@@ -47,9 +47,7 @@ def main() -> None:
         print(json.dumps(measure(SHAPES[int(number)], way)))
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {time.ctime()}, {ROUNDS} rounds\n")
-    print(
-        "| plan | memory | seconds of a step, median | pages cleared anew per step | peak | time, pair by pair: median (each) |"
-    )
+    print("| plan | memory | seconds, median | pages cleared per step | peak | time, pair by pair: median (each) |")
     print("|---|---|---|---|---|---|", flush=True)
     for number, shape in enumerate(SHAPES[:NUM_SHAPES]):
         found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
@@ -61,7 +59,7 @@ def main() -> None:
 
 
 def measure(shape: Shape, way: str) -> dict[str, float]:
-    """Return what a training step takes: seconds, pages that the system clears anew, and the peak of memory of all steps."""
+    """Return what a training step takes: seconds, pages that the system clears; and the peak of memory of all."""
     made, fingerprint = planned(shape)
     with tempfile.TemporaryDirectory() as folder, WAYS[way]():
         names = store_cases(Path(folder), made, made.configurations[shape.configuration], fingerprint)

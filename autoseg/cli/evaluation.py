@@ -63,7 +63,7 @@ def evaluate(
     """
     groups = None
     if group_by is not None:
-        groups = case_groups([name for name, _, _ in pair_files(predictions, references)], (), group_by)
+        groups = case_groups([name for name, _, _ in pair_files(predictions, references)], None, group_by)
     scoring = Scoring(evaluation_rules(tolerance), groups)
     declared = None if labels is None else declared_labels(labels)
     progress, num_workers = TerminalProgress(), opt.num_workers(workers)

@@ -1,5 +1,6 @@
 """Where everything lies on disk: the one home of every path inside a workspace."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -169,6 +170,11 @@ class Workspace:
         """Lock that is held while trainings are prepared."""
         return self.root / "preparing.lock"
 
+    @property
+    def scoring(self) -> Path:
+        """Lock that is held while held-out cases are scored."""
+        return self.root / "scoring.lock"
+
     def preprocessed(self, data_key: str) -> Path:
         """Folder of the preprocessed cases of one way of preprocessing."""
         return self.root / "preprocessed" / data_key
@@ -178,9 +184,10 @@ class Workspace:
         return FoldFolder(self.root / "models" / configuration / f"fold_{fold}")
 
     def folds(self, configuration: str) -> dict[int, FoldFolder]:
-        """Folders of the finished trainings of a configuration that hold cases out, by fold."""
-        found = (self.root / "models" / configuration).glob("fold_[0-9]*")
-        folders = {int(path.name.removeprefix("fold_")): FoldFolder(path) for path in found}
+        """Folders of the finished trainings of a configuration that hold cases out, by fold; copies are none."""
+        numbered = re.compile(r"fold_(0|[1-9][0-9]*)")
+        found = (self.root / "models" / configuration).glob("fold_*")
+        folders = {int(name[1]): FoldFolder(path) for path in found if (name := numbered.fullmatch(path.name))}
         return {fold: folder for fold, folder in sorted(folders.items()) if folder.record.exists()}
 
     def trainings(self, configuration: str) -> dict[FoldName, FoldFolder]:

@@ -8,12 +8,12 @@ from pathlib import Path
 from autoseg.core.errors import DatasetError
 
 
-def case_groups(names: Sequence[str], others: Sequence[str], group_by: str | None) -> dict[str, str]:
+def case_groups(names: Sequence[str], others: Sequence[str] | None, group_by: str | None) -> dict[str, str]:
     """Return the group of each case.
 
     Args:
         names: Cases to group.
-        others: Cases that a table may hold as well.
+        others: Cases that a table may hold as well; None for any.
         group_by: None to make each case its own group; the path of a CSV file with the columns `case` and `group`; or a
             regular expression that is searched in each name, whose group, or whole match if it has none, is the answer.
 
@@ -52,7 +52,7 @@ def _groups_from_pattern(names: Sequence[str], pattern: str) -> dict[str, str]:
     return groups
 
 
-def _groups_from_table(names: Sequence[str], others: Sequence[str], path: Path) -> dict[str, str]:
+def _groups_from_table(names: Sequence[str], others: Sequence[str] | None, path: Path) -> dict[str, str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             rows = list(csv.DictReader(stream))
@@ -69,7 +69,7 @@ def _groups_from_table(names: Sequence[str], others: Sequence[str], path: Path) 
             )
     if missing := sorted(set(names) - set(table)):
         raise DatasetError(f"{path}: must have a row for every case, got none for {_some(missing)}. Add it.")
-    if unknown := sorted(set(table) - set(names) - set(others)):
+    if others is not None and (unknown := sorted(set(table) - set(names) - set(others))):
         raise DatasetError(f"{path}: must name cases of the dataset, got {_some(unknown)}. Correct or remove the row.")
     return {name: table[name] for name in names}
 

@@ -1,7 +1,7 @@
 """Which prediction belongs to which reference, and whether their voxel grids agree."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from autoseg.core.errors import EvaluationError
@@ -13,6 +13,9 @@ log = logging.getLogger(__name__)
 
 Pair = tuple[str, Path, Path]
 """Name of the case, file of its prediction, file of its reference."""
+
+UNCERTAINTIES = ("entropy", "disagreement")
+"""Images that `autoseg predict --uncertainty` writes beside a label map: the last part of their names."""
 
 
 def pair_files(predictions: Path, references: Path) -> list[Pair]:
@@ -110,6 +113,7 @@ def _pair_folders(predictions: Path, references: Path) -> list[Pair]:
 
 
 def _files_by_name(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
+    """Return the label maps of a folder by case, without images of their uncertainty, and what is wrong with them."""
     files: dict[str, Path] = {}
     problems: list[Problem] = []
     for path in sorted(folder.iterdir()):
@@ -120,4 +124,9 @@ def _files_by_name(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
             message = f"a case must have one file, got {files[name].name} too"
             problems.append(problem("duplicate", path, message, "Move one of them away"))
         files[name] = path
-    return files, problems
+    return {name: path for name, path in files.items() if not _is_uncertainty(name, files)}, problems
+
+
+def _is_uncertainty(name: str, others: Collection[str]) -> bool:
+    case, _, kind = name.rpartition(".")
+    return kind in UNCERTAINTIES and case in others

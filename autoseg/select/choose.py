@@ -67,6 +67,7 @@ class Selection(Artefact):
         candidates: All that were tried, the winner first, then by falling score.
         tie_margin: Scores that differ by no more are tied, and the simpler candidate wins.
         postprocessing: What is done to its label maps.
+        dropped: What would have been done, had its steps helped one after another as each does by itself.
         gain: Score after postprocessing less that before, each case treated by what was decided without its fold.
     """
 
@@ -81,6 +82,7 @@ class Selection(Artefact):
     tie_margin: float
     postprocessing: Postprocessing
     gain: Difference
+    dropped: Postprocessing = Postprocessing()
 
     @property
     def is_weighted(self) -> bool:

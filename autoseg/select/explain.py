@@ -76,6 +76,11 @@ def _postprocessing(selection: Selection) -> Iterator[str]:
             f"  Cases that had no part in choosing it gain {uncertainty(selection.gain)}: decided on all folds but one,"
             " checked on that one."
         )
+    elif dropped := selection.dropped.summary:
+        yield (
+            f"  Left out: {'; '.join(dropped)}. Each helped on cases that it was not chosen on; one after another they"
+            " gain nothing on all held-out cases."
+        )
     elif (selection.gain.difference or 0) != 0:
         yield (
             "  None helped on cases that it was not chosen on, over all folds. Decided on all folds but one, some were"

@@ -1,8 +1,10 @@
 """`autoseg evaluate` as a user meets it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from autoseg.core.geometry import Geometry
 from autoseg.data.image import LabelImage, write_label
 from autoseg.evaluate.compare import Comparison
+from autoseg.evaluate.pairs import UNCERTAINTIES
+from autoseg.infer.maps import Uncertainty
 from tests.cli.commands import run_command
 
 Run = Callable[..., tuple[int, str, str]]
@@ -83,6 +87,29 @@ def test_groups_are_drawn_together(evaluate: Run) -> None:
 
     assert intervals[0] != intervals[1]
     assert intervals[2] is None
+
+
+def test_a_table_of_groups_may_be_that_of_a_larger_dataset(evaluate: Run) -> None:
+    rows = [f"p{number // 2}_{number},p{number // 2}" for number in range(9)]
+    Path("groups.csv").write_text("\n".join(["case,group", *rows]))
+    by_table, by_pattern = (
+        json.loads(evaluate("theirs", "ref", "--json", "--group-by", groups)[1])["mean_foreground_interval"]
+        for groups in ("groups.csv", r"(p\d)_")
+    )
+    assert by_table == by_pattern
+
+
+def test_images_of_uncertainty_are_no_predictions(evaluate: Run) -> None:
+    before = evaluate("ours", "ref", "--json")
+    assert get_args(Uncertainty) == UNCERTAINTIES
+    for kind in UNCERTAINTIES:
+        shutil.copy("ours/p0_0.nii.gz", f"ours/p0_0.{kind}.nii.gz")
+    assert evaluate("ours", "ref", "--json") == before
+
+    Path("ours/p0_0.nii.gz").unlink()
+    code, _, err = evaluate("ours", "ref")
+    assert code == 1
+    assert "a reference must have a prediction of its name" in err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from autoseg.core.workspace import ALL_DATA, FoldFolder, Workspace
 
 
@@ -31,6 +33,15 @@ def test_finished_folds_are_found_in_order(tmp_path: Path) -> None:
     assert workspace.folds("2d") == {number: workspace.fold("2d", number) for number in (0, 2, 10)}
     assert list(workspace.folds("2d")) == [0, 2, 10]
     assert workspace.folds("3d_fullres") == {}
+
+
+@pytest.mark.parametrize("name", ["fold_0_old", "fold_0_1", "fold_01", "fold_-1", "fold_0 (copy)", "fold_"])
+def test_a_copy_of_a_fold_is_no_fold(tmp_path: Path, name: str) -> None:
+    workspace = Workspace(tmp_path)
+    for folder in (workspace.fold("2d", 0), FoldFolder(workspace.fold("2d", 0).root.with_name(name))):
+        folder.root.mkdir(parents=True)
+        folder.record.touch()
+    assert workspace.folds("2d") == {0: workspace.fold("2d", 0)}
 
 
 def test_the_training_on_all_data_is_no_fold(tmp_path: Path) -> None:

@@ -190,3 +190,7 @@ def test_a_selection_explains_itself() -> None:
     assert "+0.0100" in text
     assert "None helped" in explain_selection(selection_of(candidates, 0.0))
     assert "changed the score on that one by -0.0100" in explain_selection(selection_of(candidates, -0.01))
+    dropped = Postprocessing(classes={"lesion": Treatment(keeps_largest=True)})
+    story = explain_selection(selection_of(candidates, 0.01).model_copy(update={"dropped": dropped}))
+    assert "Left out: lesion: keep the largest component. Each helped" in story
+    assert "None helped" not in story

@@ -115,6 +115,8 @@ def make_selection(workspace: Workspace, request: SelectionRequest, progress: Pr
     trial = Trial(held_out.plan.labels, request.metric, rules)
     pairs = held_out_pairs(workspace, ranked[0].configurations, tuple(held_out.cases.values()))
     table = _outcome_table(held_out, pairs, trial, weights, request.num_workers, progress)
+    fitted = fit_postprocessing(table)
+    helps = _helps(fitted, table, pairs, trial, request.num_workers, progress)
     selection = Selection(
         made_from=made_from,
         metric=request.metric,
@@ -126,7 +128,8 @@ def make_selection(workspace: Workspace, request: SelectionRequest, progress: Pr
         configurations=ranked[0].configurations,
         candidates=ranked,
         tie_margin=rules.selection.tie_margin,
-        postprocessing=_checked(fit_postprocessing(table), table, pairs, trial, request.num_workers, progress),
+        postprocessing=fitted if helps else Postprocessing(),
+        dropped=Postprocessing() if helps else fitted,
         gain=_gain(held_out, table, rules),
     )
     selection.save(workspace.selection)
@@ -215,22 +218,21 @@ def _outcome_table(
     )
 
 
-def _checked(
+def _helps(
     fitted: Postprocessing,
     table: OutcomeTable,
     pairs: Sequence[Pair],
     trial: Trial,
     num_workers: int,
     progress: Progress,
-) -> Postprocessing:
-    """Return the postprocessing if it helps when its steps follow each other, as they will; else none."""
+) -> bool:
+    """Return whether postprocessing, where there is any, helps when its steps follow each other, as they will."""
     if not fitted.summary:
-        return fitted
+        return True
     gain = gain_of(table, measure_postprocessed(pairs, trial, fitted, num_workers, progress))
-    if gain > 0:
-        return fitted
-    log.warning("Postprocessing is left out: step by step it would help, but one after another gains %+.4f.", gain)
-    return Postprocessing()
+    if gain <= 0:
+        log.warning("Postprocessing is left out: step by step it would help, but one after another gains %+.4f.", gain)
+    return gain > 0
 
 
 def _gain(held_out: HeldOut, table: OutcomeTable, rules: Empirical) -> Difference:
