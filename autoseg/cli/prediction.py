@@ -31,8 +31,8 @@ Configuration = Annotated[
     typer.Option(
         "--configuration",
         "-c",
-        help="2d, 3d_fullres, 3d_lowres or 3d_cascade_fullres. [default: what was selected, else 3d_fullres where it"
-        " exists]",
+        help="2d, 3d_fullres, 3d_lowres or 3d_cascade_fullres. [default: what was selected, else the first"
+        " trained of 3d_fullres, 2d, 3d_cascade_fullres and 3d_lowres]",
     ),
 ]
 Folds = Annotated[
@@ -99,7 +99,7 @@ def predict(
     """Segment new scans with the trained folds.
 
     The networks are those of a workspace, or of one file that `autoseg pack` wrote. After `autoseg select` its choice
-    is used, unless --configuration or --folds name another.
+    and its postprocessing are used, unless --configuration names another; --folds names other folds of it.
 
     In a folder, files whose names end in a channel's number (_0000) or name (_T1) belong together. A .csv has a column
     per channel, or image; case and output may be added; paths are relative to it. What became of each scan goes to

@@ -28,8 +28,8 @@ class Networks:
     Attributes:
         configuration: That predicts, or the first that was selected.
         folds: Whose networks are averaged.
-        selection: Whose configurations, folds and postprocessing are used; None where nothing was selected, or where
-            others were asked for.
+        selection: Whose configurations and postprocessing are used; None where nothing was selected, or where another
+            configuration was asked for.
     """
 
     configuration: ConfigurationName
@@ -63,7 +63,7 @@ def choose_networks(
 
     Args:
         workspace: With trained models, or what a packed model was opened as.
-        configuration: Of the plan; None for the selection's, or else the usual one.
+        configuration: Of the plan; None for the selection's, with their postprocessing, or else the usual one.
         folds: Whose networks are averaged; None for the selection's, or else all numbered ones that are trained, or
             else the one that has learnt from all data.
 
@@ -73,22 +73,22 @@ def choose_networks(
     """
     planned = load_plan(workspace)
     packed = PackedModel.load(workspace.packed) if workspace.packed.exists() else None
-    if configuration is None and folds is None:
-        if selection := load_selection(workspace):
-            return Networks(selection.configurations[0], selection.folds, selection)
-        if packed is not None:
-            return Networks(packed.configurations[0], packed.folds)
-    if configuration is None and packed is not None:
-        configuration = packed.configurations[0]
-    if configuration is None:
+    selection = load_selection(workspace) if configuration is None else None
+    together: Together
+    if selection is not None:
+        together, usual = selection.configurations, selection.folds if packed is None else packed.folds
+    elif configuration is None and packed is not None:
+        together, usual = packed.configurations[:1], packed.folds
+    else:
         trained = (name for name in USUAL if name in planned.configurations and default_folds(workspace, name))
-        configuration = next(trained, None)
-    chosen = choose_configuration(planned, configuration)
-    wanted = default_folds(workspace, chosen) if folds is None else tuple(folds)
-    if packed is not None:
-        _require_packed(workspace, packed, chosen, wanted)
-    require_trained(workspace, chosen, wanted)
-    return Networks(chosen, wanted)
+        together = (choose_configuration(planned, configuration or next(trained, None)),)
+        usual = default_folds(workspace, together[0])
+    wanted = usual if folds is None else tuple(folds)
+    for name in together:
+        if packed is not None:
+            _require_packed(workspace, packed, name, wanted)
+        require_trained(workspace, name, wanted)
+    return Networks(together[0], wanted, selection)
 
 
 def _require_packed(

@@ -152,13 +152,13 @@ def load_selection(workspace: Workspace) -> Selection | None:
 
 
 def load_selected(workspace: Workspace, choice: ModelChoice, selection: Selection) -> SelectedPredictor:
-    """Return a predictor with the configurations, folds and postprocessing of a selection.
+    """Return a predictor with the configurations and postprocessing of a selection, and with its folds or the choice's.
 
     Raises:
         PredictionError: See `load_model`.
     """
     members = (
-        load_model(workspace, replace(choice, configuration=name, folds=selection.folds))
+        load_model(workspace, replace(choice, configuration=name, folds=choice.folds or selection.folds))
         for name in selection.configurations
     )
     return SelectedPredictor(tuple(members), selection.postprocessing)

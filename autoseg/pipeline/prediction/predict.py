@@ -5,7 +5,7 @@ from dataclasses import replace
 from autoseg.core.artefact import digest_of, digest_of_file
 from autoseg.core.progress import Progress
 from autoseg.core.temporary import remove_abandoned
-from autoseg.core.workspace import FoldFolder, FoldName, Workspace
+from autoseg.core.workspace import Workspace
 from autoseg.infer.batch import predict_files
 from autoseg.infer.outcome import Predictions
 from autoseg.infer.predictor import Segments
@@ -18,7 +18,7 @@ from autoseg.pipeline.prediction.models import (
 )
 from autoseg.pipeline.prediction.record import BatchRecord, writing_to
 from autoseg.pipeline.prediction.scans import Request, find_scans
-from autoseg.select.choose import Selection
+from autoseg.select.choose import Selection, Together
 from autoseg.train.record import EARLIER_STAGE
 
 
@@ -38,7 +38,7 @@ def predict(
         choice: Which of them.
         request: Scans, outputs, what to keep.
         progress: Shows the scans.
-        selection: Whose configurations, folds and postprocessing are used instead of those of the choice.
+        selection: Whose configurations and postprocessing are used instead of those of the choice.
 
     Raises:
         PredictionError: If there is nothing to segment, a fold is not trained, outputs would collide, or outputs to be
@@ -50,11 +50,11 @@ def predict(
         predictor = load_model(workspace, choice)
         empty = _empty_predictions(workspace, choice, predictor)
     else:
+        choice = replace(choice, folds=choice.folds or selection.folds)
         predictor = load_selected(workspace, choice, selection)
-        empty = _empty_predictions(workspace, choice, predictor)
-        together = {"configuration": " + ".join(selection.configurations), "folds": selection.folds}
+        empty = _empty_predictions(workspace, choice, predictor, selection.configurations)
         made_from = {**empty.made_from, "selection": selection.digest()}
-        empty = empty.model_copy(update={**together, "made_from": made_from})
+        empty = empty.model_copy(update={"made_from": made_from})
     scans = find_scans(request, predictor.model.plan)
     with writing_to(request.folder):
         record = BatchRecord(request, empty)
@@ -71,23 +71,26 @@ def predict(
     return record.predictions
 
 
-def _empty_predictions(workspace: Workspace, choice: ModelChoice, predictor: Segments) -> Predictions:
+def _empty_predictions(
+    workspace: Workspace, choice: ModelChoice, predictor: Segments, together: Together | None = None
+) -> Predictions:
+    """Return what is known before the first scan; `together` predict in place of the choice's configuration."""
     plan, settings = predictor.model.plan, predictor.settings
-    trained = workspace.trainings(choice.configuration)
     folds = default_folds(workspace, choice.configuration) if choice.folds is None else choice.folds
-    wanted: dict[FoldName, FoldFolder] = {fold: trained[fold] for fold in folds}
+    names = together or (choice.configuration,)
+    weights = {f"{name} fold {fold}": workspace.fold(name, fold).weights for name in names for fold in folds}
     made_from = {
         "model": plan.model_digest(choice.configuration),
         "inference": digest_of([plan.inference.model_dump(mode="json"), settings.tile_step]),
-        "weights": digest_of({str(fold): digest_of_file(folder.weights) for fold, folder in wanted.items()}),
+        "weights": digest_of({name: digest_of_file(path) for name, path in weights.items()}),
     }
     if stage := plan.configurations[choice.configuration].previous_stage:
         made_from[EARLIER_STAGE] = digest_of_networks(workspace, stage)
     return Predictions(
         made_from=made_from,
         dataset=plan.dataset,
-        configuration=choice.configuration,
-        folds=tuple(wanted),
+        configuration=" + ".join(names),
+        folds=folds,
         device=settings.device.type,
         precision=settings.precision,
         mirror=settings.mirror,
