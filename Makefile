@@ -3,7 +3,7 @@
 # make check   format, lint, types, tests (layers among them)
 #
 # Measurements, some minutes each; their results are kept in docs/. DATA are archives of datasets, NNUNET is a virtual
-# environment with nnU-Net 2.8.1 (pip install nnunetv2==2.8.1), with autoseg in it for agreement and speed-training.
+# environment with nnU-Net 2.8.1 (pip install nnunetv2==2.8.1), and pydantic for agreement, autoseg for speed-training.
 # make costs                             memory and time beside what is predicted
 # make budgets DATA="ARCHIVE ..."        what times of training buy; half an hour of a core per dataset
 # make ablation DATA=ARCHIVE             what each choice of the recipe brings; an hour of a core

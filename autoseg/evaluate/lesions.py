@@ -80,7 +80,11 @@ def detect_lesions(prediction: NDArray[np.bool_], reference: NDArray[np.bool_], 
 
 
 def components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
-    """Return the number of the component of every voxel, 0 outside, and how many there are."""
+    """Return the number of the component of every voxel, int32, 0 outside, and how many there are.
+
+    Args:
+        mask: Of any number of axes; voxels are connected through faces, edges or corners.
+    """
     numbers = np.zeros(mask.shape, dtype=np.int32)
     box = box_slices(bounding_box(mask))
     count = ndimage.label(mask[box], np.ones((3,) * mask.ndim, dtype=bool), output=numbers[box])

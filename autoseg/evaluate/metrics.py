@@ -74,7 +74,7 @@ def overlaps(
 
 
 def region_mask(indices: NDArray[np.integer], members: Sequence[int]) -> NDArray[np.bool_]:
-    """Return where class indices are members of a region."""
+    """Return where class indices, of any shape, are members of a region."""
     mask: NDArray[np.bool_] = indices == members[0] if len(members) == 1 else np.isin(indices, members)
     return mask
 
@@ -89,7 +89,13 @@ def _overlap(matrix: NDArray[np.int64], members: Sequence[int]) -> Overlap:
 def blank_ignored(
     prediction: NDArray[np.integer], reference: NDArray[np.integer], num_classes: int
 ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-    """Return prediction and reference with background where the reference is not annotated (holds `num_classes`)."""
+    """Return prediction and reference, of one shape, with background where the reference is not annotated.
+
+    Args:
+        prediction: Class indices.
+        reference: Class indices; `num_classes` where nothing is annotated.
+        num_classes: Background included.
+    """
     ignored = reference == num_classes
     if not ignored.any():
         return prediction, reference

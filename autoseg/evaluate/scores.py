@@ -29,9 +29,11 @@ class ClassScores(Record):
         prediction_ml, reference_ml: Volumes, in ml.
         volume_error_ml: Prediction less reference, in ml; 0 if neither map has the class.
         relative_volume_error: The same as a share of the reference; None if that lacks the class.
-        hd95_mm: 95th percentile of the Hausdorff distance, in mm; None if either map lacks the class.
+        hd95_mm: The larger of the two directed 95th percentiles of surface distances, in mm; None if either map lacks
+            the class.
         average_surface_distance_mm: Mean distance of the surfaces, in mm; None if either map lacks the class.
-        surface_dice: Share of the surfaces that agree within the tolerance, 0 to 1; defined as `dice` is.
+        surface_dice: Share of the border voxels of both maps within the tolerance of the other, 0 to 1; defined as `dice`
+            is.
         predicted_lesions, reference_lesions: Connected components of either map.
         matched_lesions: Pairs of them that overlap enough.
         lesion_precision, lesion_recall: Matched share of the predicted and of the reference lesions; None without any.

@@ -131,14 +131,24 @@ def training_step_s(configuration: ConfigurationPlan, speed: DeviceSpeed, rules:
 
 
 def validation_step_s(configuration: ConfigurationPlan, speed: DeviceSpeed, rules: CostRules) -> float:
-    """Return the seconds of a validation batch."""
+    """Return the seconds of a validation batch; arguments and source are those of `training_step_s`."""
     voxels = configuration.batch_size * math.prod(configuration.patch_size)
     seen = configuration.batch_size * _network_s(configuration, speed, is_training=False)
     return seen + voxels * configuration.network.num_outputs * rules.loss_norms * speed.norm_prediction_s
 
 
 def prediction_s(configuration: ConfigurationPlan, scan: Scan, speed: DeviceSpeed, rules: CostRules) -> float:
-    """Return the seconds of predicting a prepared scan: networks, merging, classes."""
+    """Return the seconds of predicting a prepared scan: networks, merging, classes.
+
+    Args:
+        configuration: Network and patch.
+        scan: As the network sees it.
+        speed: Of the device.
+        rules: Constants.
+
+    Source:
+        autoseg; rules/inferred.toml [cost], docs/costs.md.
+    """
     # Layers were probed on samples of a training, which share out the work on the weights; fewer tiles share it less.
     unshared = 1 / scan.tiles_at_once - 1 / samples_at_once(configuration, is_cpu=speed.is_cpu)
     prepared = max(unshared, 0.0) * num_parameters(configuration.network) * rules.weight_norms * speed.norm_prediction_s

@@ -105,7 +105,7 @@ def fit_network(
         spacing: In mm, two or three axes.
         shape: Median shape at that spacing, in voxels.
         num_inputs: Input channels.
-        num_outputs: Classes, background included.
+        num_outputs: Classes, background included, or regions.
         rules: Constants.
 
     Raises:

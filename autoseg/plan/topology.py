@@ -51,6 +51,11 @@ def poolable_axes(sizes: Sequence[float], spacing: Spacing, rules: TopologyRules
     An axis must keep `min_edge` voxels, and must not be coarser than the finest such axis by `similar_spacing_ratio`
     or more: finer axes go ahead until the voxels are about cubic. An axis left alone must have `lone_axis_min_edge`.
 
+    Args:
+        sizes: Of the feature map, in voxels; may be fractional.
+        spacing: Of its voxels, in mm.
+        rules: Constants.
+
     Source:
         rules/inferred.toml [topology]; Isensee et al. 2021, Supplementary Note 2.
     """
@@ -125,6 +130,12 @@ def shrink(spacing: Spacing, current: Topology, axis: int, rules: TopologyRules)
     """Return the topology of a patch that is one step shorter along an axis; None where nothing would be left.
 
     The step is the divisor that this axis has in the shorter patch's own topology.
+
+    Args:
+        spacing: Of the voxels, in mm.
+        current: Topology of the patch.
+        axis: To shorten.
+        rules: Constants.
 
     Source:
         nnU-Net 2.8.1, experiment planner; Isensee et al. 2021, Supplementary Note 2.

@@ -85,7 +85,13 @@ def outcomes(
 def mask_score(
     metric: Metric, spacing_mm: Spacing, rules: EvaluationRules
 ) -> Callable[[NDArray[np.bool_], NDArray[np.bool_]], float]:
-    """Return the function that scores a predicted against a reference mask; NaN where the score is not defined."""
+    """Return the function that scores a predicted against a reference mask; NaN where the score is not defined.
+
+    Args:
+        metric: Dice, or surface Dice (nsd).
+        spacing_mm: Of the masks, (z, y, x).
+        rules: Tolerance of the surface Dice.
+    """
 
     def dice(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float:
         voxels = int(prediction.sum()) + int(reference.sum())

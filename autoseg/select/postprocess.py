@@ -147,14 +147,17 @@ class Components:
 
 
 def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the largest component of a mask, the first of several; nothing if the mask is empty."""
+    """Return the largest component of a mask, (Z, Y, X), the first of several; nothing if the mask is empty.
+
+    Voxels are connected through faces, edges or corners.
+    """
     numbers, count = components(mask)
     largest: NDArray[np.bool_] = numbers == np.bincount(numbers[mask]).argmax() if count else mask
     return largest
 
 
 def holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return what a mask encloses."""
+    """Return what a mask, (Z, Y, X), encloses: no way through faces leads out of it. An axis of one voxel is no axis."""
     flat = mask.reshape([size for size in mask.shape if size > 1] or [-1])
     outside, _ = ndimage.label(np.pad(~flat, 1, constant_values=True))
     enclosed: NDArray[np.bool_] = (outside != outside[(0,) * flat.ndim]) & (outside > 0)
