@@ -32,8 +32,7 @@ class ClassScores(Record):
         hd95_mm: The larger of the two directed 95th percentiles of surface distances, in mm; None if either map lacks
             the class.
         average_surface_distance_mm: Mean distance of the surfaces, in mm; None if either map lacks the class.
-        surface_dice: Share of the border voxels of both maps within the tolerance of the other, 0 to 1; defined as `dice`
-            is.
+        surface_dice: Share of the border voxels of both maps within the tolerance, 0 to 1; defined as `dice` is.
         predicted_lesions, reference_lesions: Connected components of either map.
         matched_lesions: Pairs of them that overlap enough.
         lesion_precision, lesion_recall: Matched share of the predicted and of the reference lesions; None without any.

@@ -157,7 +157,7 @@ def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return what a mask, (Z, Y, X), encloses: no way through faces leads out of it. An axis of one voxel is no axis."""
+    """Return what a mask, (Z, Y, X), encloses: no way through faces leads out. An axis of one voxel is no axis."""
     flat = mask.reshape([size for size in mask.shape if size > 1] or [-1])
     outside, _ = ndimage.label(np.pad(~flat, 1, constant_values=True))
     enclosed: NDArray[np.bool_] = (outside != outside[(0,) * flat.ndim]) & (outside > 0)
