@@ -52,15 +52,17 @@ def preprocess_dataset(
         plan: Order of axes and classes.
         configuration: Spacing, normalisation and resampling.
         folder: Where the cases go; may be shared by configurations with equal `data_key`.
-        progress: Told of every finished case.
+        progress: Told of every finished case, if there is one to be done.
         num_workers: Processes, each with one thread; 1 or fewer works in this process.
 
     Raises:
         DatasetError: If a case cannot be read or preprocessed, or its process died; what is finished stays.
     """
     job = _Job(plan, configuration, folder)
+    outdated = [case for case in dataset.cases if not _is_current(case, job)]
+    if not outdated:
+        return
     with progress.task("preprocessing", total=len(dataset.cases)) as task:
-        outdated = [case for case in dataset.cases if not _is_current(case, job)]
         task.advance(len(dataset.cases) - len(outdated))
         for case in _preprocess_all(outdated, job, num_workers):
             task.advance(case=case.name)
