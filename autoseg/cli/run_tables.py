@@ -12,8 +12,8 @@ from autoseg.pipeline import RunResult
 from autoseg.pipeline.budget.schedule import Allocation
 
 
-def show_run(result: RunResult, pictures_s: float) -> None:
-    """Print what a run has reached, and where its time went, pictures included."""
+def show_run(result: RunResult) -> None:
+    """Print what a run has reached."""
     folds = f"fold{'s' if len(result.folds) > 1 else ''} {', '.join(map(str, result.folds))}"
     for name, evaluation in ((result.name, result.evaluation), *result.others.items()):
         before = "" if result.selection is None else ", before postprocessing"
@@ -23,6 +23,10 @@ def show_run(result: RunResult, pictures_s: float) -> None:
         show_selection(result.selection)
     if not result.allocation.mirror:
         out.print("Predicted without mirror images, for the budget. Why: autoseg plan --explain mirror_held_out")
+
+
+def show_time(result: RunResult, pictures_s: float) -> None:
+    """Print where the time of a run went, pictures included."""
     out.print()
     show_seconds({**result.seconds, "draw pictures": pictures_s}, result.allocation)
 
@@ -44,7 +48,9 @@ def require_all(result: RunResult) -> None:
 
 
 def show_pictures(paths: Sequence[Path]) -> None:
-    """Print where the pictures are."""
+    """Print where the pictures are, if any could be drawn."""
+    if not paths:
+        return
     out.print("\nPictures:")
     for path in paths:
         out.print(f"  {path}", markup=False)
@@ -59,9 +65,9 @@ def show_seconds(seconds: Mapping[str, float], allocation: Allocation) -> None:
     show_table("Time", ("stage", ""), rows)
 
 
-def show_benchmark(result: BenchmarkResult, pictures_s: float) -> None:
-    """Print our scores beside the published ones, after the tables of the run, pictures included."""
-    show_run(result.run, pictures_s)
+def show_benchmark(result: BenchmarkResult) -> None:
+    """Print our scores beside the published ones, after the tables of the run."""
+    show_run(result.run)
     networks = list(result.comparison[-1].published)
     if not networks:
         return

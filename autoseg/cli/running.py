@@ -1,5 +1,6 @@
 """`autoseg train`, `autoseg run` and `autoseg benchmark`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +13,13 @@ from autoseg.cli import run_tables, tables
 from autoseg.cli.side_by_side import HERE, ExecutorName, Jobs, Parameters, planned_for_cluster, side_by_side
 from autoseg.cli.terminal import TerminalProgress, duration, out, print_json
 from autoseg.cli.training import training_hooks
+from autoseg.core.errors import AutosegError
 from autoseg.core.progress import Silent
 from autoseg.core.stopwatch import Stopwatch
 from autoseg.core.workspace import ALL_DATA, FoldName, Workspace
 from autoseg.pipeline.jobs.side_by_side import train_all
+from autoseg.pipeline.running.request import RunResult
+from autoseg.plan.schema import ConfigurationName
 from autoseg.report.live import curves_path
 from autoseg.report.picture import write_curves
 from autoseg.report.run import draw_run
@@ -104,14 +108,28 @@ def _score_and_show(
             f"Trained {record.num_epochs} epochs, {record.num_steps} steps, in {duration(record.seconds)}."
             f" Wrote {place.fold(model.configuration, record.fold).root} and {path}."
         )
-    out.print(f"{_next_prediction(names)}{opt.same_workspace(place.root)}")
-
-
-def _next_prediction(names: list[FoldName]) -> str:
-    """Return the sentence on what trainings are good for."""
     if names == [ALL_DATA]:
-        return f"No case was held out, so that there is no score. Next: autoseg predict SCANS OUT --folds {ALL_DATA}"
-    return "Next: autoseg predict SCANS OUT"
+        out.print("No case was held out, so that there is no score.")
+    others = names if names == [ALL_DATA] else None
+    _show_next(place, model.configuration, others)
+
+
+def naming(place: Workspace, configuration: ConfigurationName, folds: Sequence[FoldName] | None) -> str:
+    """Return the options with which networks predict that would not do so by themselves.
+
+    Args:
+        place: Where they are.
+        configuration: Of the networks.
+        folds: Of the networks; None for those that usually predict.
+    """
+    try:
+        usual = pipeline.choose_networks(place)
+    except AutosegError:
+        usual = None
+    named = "" if usual is not None and usual.together == (configuration,) else f" --configuration {configuration}"
+    if folds is None or (not named and usual is not None and usual.folds == tuple(folds)):
+        return named
+    return f"{named} --folds {','.join(map(str, folds))}"
 
 
 def run(
@@ -161,15 +179,11 @@ def run(
     )
     with training_hooks(place, tensorboard=tensorboard) as hooks:
         result = pipeline.run(place, request, TerminalProgress(), hooks)
-    watch = Stopwatch()
-    pictures = draw_run(place, result)
     if as_json:
         print_json(result)
     else:
-        run_tables.show_run(result, watch.elapsed_s())
-        run_tables.show_pictures(pictures)
-        _show_next(workspace)
-    run_tables.require_all(result)
+        run_tables.show_run(result)
+    _draw_and_end(place, result, as_json=as_json)
 
 
 def benchmark(
@@ -214,19 +228,42 @@ def benchmark(
     )
     with training_hooks(place, tensorboard=tensorboard) as hooks:
         result = run_benchmark(name, source, place, request, TerminalProgress(), hooks)
-    watch = Stopwatch()
-    pictures = draw_run(place, result.run)
     if as_json:
         print_json(result)
     else:
-        run_tables.show_benchmark(result, watch.elapsed_s())
+        run_tables.show_benchmark(result)
+    _draw_and_end(place, result.run, as_json=as_json)
+
+
+def _draw_and_end(place: Workspace, result: RunResult, *, as_json: bool) -> None:
+    """Draw the pictures of a run; print where its time went, where they are, and what comes next.
+
+    Raises:
+        TrainingError: If trainings have failed, naming each.
+    """
+    watch = Stopwatch()
+    pictures = draw_run(place, result)
+    if not as_json:
+        run_tables.show_time(result, watch.elapsed_s())
         run_tables.show_pictures(pictures)
-        _show_next(place.root)
-    run_tables.require_all(result.run)
+        _show_next_of_run(place, result)
+    run_tables.require_all(result)
 
 
-def _show_next(workspace: Path) -> None:
-    """Print what a run's model is good for."""
-    same = opt.same_workspace(workspace)
-    out.print(f"\nNext: autoseg predict SCANS OUT{same}", markup=False)
-    out.print(f"To hand the model on: autoseg pack model.zip{same}", markup=False)
+def _show_next_of_run(place: Workspace, result: RunResult) -> None:
+    """Print what a run's model is good for: what it has selected, or else the networks that it has trained."""
+    out.print()
+    if result.selection is None:
+        _show_next(place, result.reached[0], result.folds)
+    else:
+        _show_next(place)
+
+
+def _show_next(
+    place: Workspace, configuration: ConfigurationName | None = None, folds: Sequence[FoldName] | None = None
+) -> None:
+    """Print what networks are good for: those that usually predict, or those that are named."""
+    chosen = "" if configuration is None else naming(place, configuration, folds)
+    options = f"{chosen}{opt.same_workspace(place.root)}"
+    out.print(f"Next: autoseg predict SCANS OUT{options}", markup=False)
+    out.print(f"To hand the model on: autoseg pack model.zip{options}", markup=False)

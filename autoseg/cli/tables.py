@@ -1,5 +1,6 @@
 """Results as tables on stdout."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -95,8 +96,8 @@ _COST_ROWS: tuple[tuple[str, Callable[[ConfigurationCosts], str]], ...] = (
 
 
 def show_cases(evaluation: Evaluation) -> None:
-    """Print the Dice of every case, worst first."""
-    cases = sorted(evaluation.cases, key=lambda case: 1.0 if case.dice is None else case.dice)
+    """Print the Dice of every case, worst first; cases in which it is not defined come last."""
+    cases = sorted(evaluation.cases, key=lambda case: math.inf if case.dice is None else case.dice)
     names = [label.name for label in evaluation.labels.foreground]
     rows = [(case.name, *(_score(case.classes[name].dice) for name in names)) for case in cases[:MOST_CASES]]
     left_out = f", the worst {MOST_CASES} of {len(cases)}" if len(cases) > MOST_CASES else ""

@@ -120,21 +120,38 @@ def spacing_decision(reasons: Reasons, fingerprint: Fingerprint, target: Spacing
     )
 
 
-def transpose_decision(reasons: Reasons, transpose: tuple[int, int, int], target: Spacing) -> Decision:
-    """Return why the axes come in their order."""
-    coarse = transpose[0]
-    is_isotropic = len(set(target)) == 1
-    reason = (
-        "All spacings are equal, so the axes stay in their order."
-        if is_isotropic
-        else f"Axis {AXES[coarse]} is the coarsest, {target[coarse]:g} mm, and comes first: slices are cut across it."
-    )
-    return reasons.decision("transpose", transpose, reason, {"spacing, mm": target}, ["target_spacing"])
+def transpose_decision(
+    reasons: Reasons, transpose: tuple[int, int, int], target: Spacing, shape: Sequence[float]
+) -> Decision:
+    """Return why the axes come in their order.
+
+    Args:
+        reasons: Context.
+        transpose: What was decided.
+        target: Spacing, (z, y, x), in mm.
+        shape: Median shape at that spacing, (z, y, x), in voxels.
+    """
+    across = transpose[0]
+    if shape[across] == 1:
+        reason = (
+            f"The median case has one voxel along axis {AXES[across]}: it comes first, so that slices are whole "
+            "images, and there is no 3D configuration."
+        )
+    elif len(set(target)) == 1:
+        reason = "All spacings are equal, so the axes stay in their order."
+    else:
+        reason = (
+            f"Axis {AXES[across]} is the coarsest, {target[across]:g} mm, and comes first: slices are cut across it."
+        )
+    inputs = {"spacing, mm": target, "median shape, voxels": shape}
+    return reasons.decision("transpose", transpose, reason, inputs, ["target_spacing"])
 
 
 def shape_decision(reasons: Reasons, fingerprint: Fingerprint, shape: Sequence[float], target: Spacing) -> Decision:
     """Return why the median shape is what it is."""
-    reason = "The median over cases of the shape after cropping and resampling to the spacing."
+    reason = "The median over cases of the shape after cropping and resampling to the spacing" + (
+        "; an axis of one voxel keeps it." if 1 in shape else "."
+    )
     inputs = {"cases": len(fingerprint.cases), "spacing, mm": target}
     return reasons.decision("median_shape", shape, reason, inputs, ["target_spacing"])
 

@@ -170,7 +170,7 @@ def _fullres_grid(fingerprint: Fingerprint, reasons: why.Reasons) -> tuple[_Grid
     rules = reasons.rules.inferred.target_spacing
     target = reasons.overrides.spacing or target_spacing(spacings, shapes, **rules.model_dump())
     shape = median_shape(shapes, spacings, target)
-    transpose = transpose_order(target)
+    transpose = transpose_order(target, shape)
     grid = _Grid(
         spacing=tuple(target[axis] for axis in transpose),
         shape=tuple(shape[axis] for axis in transpose),
@@ -182,7 +182,7 @@ def _fullres_grid(fingerprint: Fingerprint, reasons: why.Reasons) -> tuple[_Grid
         transpose,
         [
             why.spacing_decision(reasons, fingerprint, target, median),
-            why.transpose_decision(reasons, transpose, target),
+            why.transpose_decision(reasons, transpose, target, shape),
             why.shape_decision(reasons, fingerprint, shape, target),
         ],
     )

@@ -47,24 +47,34 @@ def target_spacing(
     return tuple(float(value) for value in target)
 
 
-def transpose_order(spacing: Spacing) -> tuple[int, int, int]:
-    """Return the axes with the coarsest first, the others in their order.
+def transpose_order(spacing: Spacing, shape: Sequence[float]) -> tuple[int, int, int]:
+    """Return the axes with that of one voxel first, or else the coarsest, and the others in their order.
+
+    An axis of one voxel says how thick a slice is, if anything: 2D images in files without a third spacing have 1 mm.
 
     Args:
-        spacing: Target spacing, (z, y, x), in mm; among equal axes the first counts as the coarsest.
+        spacing: Target spacing, (z, y, x), in mm; among equal axes the first counts as the coarsest, and among several
+            axes of one voxel the coarsest comes first.
+        shape: Median shape at that spacing, (z, y, x), in voxels; may be fractional.
 
     Source:
-        Isensee et al. 2021, Methods: slices of a 2D network are cut along the coarsest axis.
+        Isensee et al. 2021, Methods: slices of a 2D network are cut along the coarsest axis. nnU-Net 2.8.1 gives 2D
+        images a spacing of 999 times the largest across their plane, which puts it first.
     """
-    coarse = max(range(3), key=lambda axis: (spacing[axis], -axis))
-    first, second = (axis for axis in range(3) if axis != coarse)
-    return coarse, first, second
+    across = max(range(3), key=lambda axis: (shape[axis] == 1, spacing[axis], -axis))
+    first, second = (axis for axis in range(3) if axis != across)
+    return across, first, second
 
 
 def median_shape(shapes: Sequence[Shape], spacings: Sequence[Spacing], target: Spacing) -> tuple[float, ...]:
-    """Return the median per axis of the shapes of all cases after resampling to the target spacing, in voxels."""
+    """Return the median per axis of the shapes of all cases after resampling to the target spacing, in voxels.
+
+    An axis along which the median case has one voxel keeps one: a slice that is resampled to several is still one.
+    """
     resampled = [resampled_shape(shape, spacing, target) for shape, spacing in zip(shapes, spacings, strict=True)]
-    return tuple(float(size) for size in np.median(np.asarray(resampled), axis=0))
+    is_one_slice = np.median(np.asarray(shapes), axis=0) == 1
+    sizes = np.where(is_one_slice, 1.0, np.median(np.asarray(resampled), axis=0))
+    return tuple(float(size) for size in sizes)
 
 
 def coarser_spacing(spacing: Spacing, *, step: float, finer_axis_ratio: float) -> Spacing:

@@ -18,6 +18,7 @@ from autoseg.core.labels import Labels
 from autoseg.core.orientation import orientation_of, turn_between
 from autoseg.data.image import Image, LabelImage
 from autoseg.evaluate.metrics import blank_ignored, overlaps, region_mask
+from autoseg.plan.spacing import transpose_order
 from autoseg.report.palette import colours, save, shortened
 
 FILL_OPACITY = 0.30
@@ -45,9 +46,9 @@ def write_overlay(
 ) -> None:
     """Write a PNG of one slice: the scan, the reference on it, the prediction on it, with a legend of the classes.
 
-    The slice lies across the coarsest axis and is the one that shows all classes best; it is turned as radiologists
-    look at it, the patient's right on the left and front or head on top, where the file says how the patient lies. With
-    a reference, the legend gives each class's Dice of the whole scan.
+    The slice lies across the axis of one voxel, or else the coarsest, and is the one that shows all classes best; it is
+    turned as radiologists look at it, the patient's right on the left and front or head on top, where the file says how
+    the patient lies. With a reference, the legend gives each class's Dice of the whole scan.
 
     Args:
         path: Of the PNG.
@@ -68,7 +69,7 @@ def write_overlay(
     turn = turn_between(orientation_of(image.geometry), AS_SHOWN)
     turned = {name: turn.apply(array) for name, array in indices.items()}
     spacing = [image.geometry.spacing[axis] for axis in turn.axes]
-    axis = int(np.argmax(np.round(spacing, 3)))
+    axis = transpose_order(tuple(round(step, 3) for step in spacing), turned["prediction"].shape)[0]
     number = _telling_slice(next(iter(turned.values())), axis, labels.members)
     row_mm, column_mm = (step for other, step in enumerate(spacing) if other != axis)
     scan = turn.apply(image.array[0]).take(number, axis)

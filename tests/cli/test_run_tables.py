@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from autoseg import pipeline
 from autoseg.benchmark.run import BenchmarkResult, Comparison
-from autoseg.cli.run_tables import require_all, show_benchmark, show_pictures, show_run
+from autoseg.cli import running
+from autoseg.cli.run_tables import require_all, show_benchmark, show_pictures, show_run, show_time
 from autoseg.core.errors import TrainingError
 from autoseg.evaluate.scores import Evaluation
 from autoseg.pipeline import RunResult
 from autoseg.pipeline.budget.schedule import Allocation
 from autoseg.select.choose import Together, rank
+from tests.cli.commands import run_command
 from tests.select.test_choose import EVEN, RULES, STAGES, evaluation_of, selection_of
 
 
@@ -40,26 +43,49 @@ def _benchmark(run: RunResult) -> BenchmarkResult:
 
 
 def test_scores_before_postprocessing_say_so(capsys: pytest.CaptureFixture[str]) -> None:
-    show_run(_result(("3d_fullres",)), 1.0)
+    show_run(_result(("3d_fullres",)))
     out = capsys.readouterr().out
     assert out.startswith("Task, 3d_fullres, held-out cases of folds 0, 1, before postprocessing")
-    rows = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in out.splitlines()}
-    assert (rows["total"], rows["budget"]) == ("1 min 01 s", "1 min 30 s")
-    show_run(_result(), 1.0)
+    show_run(_result())
     assert "postprocessing" not in capsys.readouterr().out
+
+
+def test_the_time_of_pictures_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    show_time(_result(), 1.0)
+    rows = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in capsys.readouterr().out.splitlines()}
+    assert (rows["total"], rows["budget"]) == ("1 min 01 s", "1 min 30 s")
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_scores_are_printed_before_pictures_are_drawn(
+    options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    before: list[str] = []
+
+    def draw_run(*_: object) -> list[Path]:
+        before.append(capsys.readouterr().out)
+        return []
+
+    monkeypatch.setattr(pipeline, "run", lambda *_: _result())
+    monkeypatch.setattr(running, "draw_run", draw_run)
+    code, after, _ = run_command(monkeypatch, capsys, "run", tmp_path, "-w", tmp_path / "work", *options)
+    assert code == 0
+    assert ("mean_foreground_dice" if options else "mean of classes") in before[0]
+    assert after == "" if options else "draw pictures" in after
+    assert "Pictures:" not in after
 
 
 def test_what_was_chosen_by_the_same_cases_is_said_beside_the_published_scores(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    show_benchmark(_benchmark(_result(("3d_fullres",), ("2d",))), 1.0)
+    show_benchmark(_benchmark(_result(("3d_fullres",), ("2d",))))
     out = capsys.readouterr().out
     assert "Dice of the same folds, in percent" in out
     assert "Ours is before postprocessing, and was chosen" in out
     header = next(line for line in out.splitlines() if "nnU-Net" in line)
     assert "autoseg, 3d_fullres" in header
     assert "chosen among 2 candidates by these very cases" in out
-    show_benchmark(_benchmark(_result()), 1.0)
+    show_benchmark(_benchmark(_result()))
     out = capsys.readouterr().out
     assert "chosen" not in out
     assert "postprocessing" not in out

@@ -2,10 +2,10 @@
 
 import pytest
 
-from autoseg.cli.tables import mean_and_interval, show_evaluation
+from autoseg.cli.tables import mean_and_interval, show_cases, show_evaluation
 from autoseg.evaluate.bootstrap import Interval
 from autoseg.evaluate.scores import summarise
-from tests.evaluate.test_scores import CASES, LABELS, RULES
+from tests.evaluate.test_scores import CASES, LABELS, RULES, case
 
 
 def test_a_mean_stands_with_its_interval() -> None:
@@ -22,3 +22,10 @@ def test_every_class_and_their_mean_have_intervals(capsys: pytest.CaptureFixture
         "lesion": True,
         "mean of classes": True,
     }
+
+
+def test_cases_are_listed_worst_first_and_those_that_are_not_defined_last(capsys: pytest.CaptureFixture[str]) -> None:
+    cases = (case("empty", None, None), case("perfect", 1.0, 1.0), case("poor", 0.2, None))
+    show_cases(summarise(cases, LABELS, RULES))
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert names[-3:] == ["poor", "perfect", "empty"]

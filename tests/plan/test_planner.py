@@ -47,6 +47,50 @@ def test_images_of_one_slice_get_2d_alone() -> None:
     assert plan.configurations["2d"].patch_size == (256, 320)
 
 
+@pytest.mark.parametrize(
+    ("spacing", "shape", "first"),
+    [
+        pytest.param((1, 1.5, 1.5), (1, 256, 300), 0, id="pixels above 1 mm"),
+        pytest.param((1.5, 1, 1.5), (256, 1, 300), 1, id="a slice across y"),
+        pytest.param((1.5, 1.5, 1), (256, 300, 1), 2, id="a slice across x"),
+    ],
+)
+def test_one_slice_is_planned_in_its_plane_whatever_its_pixels(
+    spacing: tuple[float, ...], shape: tuple[int, ...], first: int
+) -> None:
+    plan = make_plan(fingerprint_of([spacing] * 4, [shape] * 4), DATASET, RULEBOOK)
+    assert plan.transpose[0] == first
+    assert list(plan.configurations) == ["2d"]
+    found = plan.configurations["2d"]
+    assert (found.spacing, found.median_shape, found.patch_size) == ((1.5, 1.5), (256, 300), (256, 320))
+    (decided,) = [made for made in plan.decisions if made.name == "transpose"]
+    assert decided.reason.startswith(f"The median case has one voxel along axis {'zyx'[first]}: it comes first")
+
+
+def test_slices_of_several_thicknesses_get_2d_alone() -> None:
+    """The thinnest decides the target spacing, at which the others would be resampled to several slices."""
+    spacings = [(1.5, 1, 1), (1.5, 1, 1), *[(6, 1, 1)] * 8]
+    plan = make_plan(fingerprint_of(spacings, [(1, 256, 300)] * 10), DATASET, RULEBOOK)
+    assert plan.decisions[0].value == [1.5, 1, 1]
+    assert list(plan.configurations) == ["2d"]
+    set_by_user = Overrides(spacing=(0.5, 0.5, 0.5))
+    plan = make_plan(fingerprint_of(spacings, [(1, 256, 300)] * 10), DATASET, RULEBOOK, None, set_by_user)
+    assert (list(plan.configurations), plan.configurations["2d"].median_shape) == (["2d"], (512, 600))
+
+
+@pytest.mark.parametrize(
+    ("num_single", "names", "transpose"),
+    [(6, ["2d"], (0, 1, 2)), (4, ["2d", "3d_fullres"], (1, 0, 2))],
+)
+def test_the_median_case_decides_where_some_cases_have_one_slice(
+    num_single: int, names: list[str], transpose: tuple[int, ...]
+) -> None:
+    shapes = [(1, 64, 80)] * num_single + [(40, 64, 80)] * (10 - num_single)
+    plan = make_plan(fingerprint_of([(1, 1.5, 1.5)] * 10, shapes), DATASET, RULEBOOK)
+    assert (list(plan.configurations), plan.transpose) == (names, transpose)
+    assert plan.configurations["2d"].median_shape == ((64, 80) if names == ["2d"] else (40, 80))
+
+
 def test_slices_stored_along_another_axis_are_turned() -> None:
     plan = make_plan(fingerprint_of([(0.5, 0.5, 6)] * 4, [(256, 256, 12)] * 4), DATASET, RULEBOOK)
     assert plan.transpose == (2, 0, 1)

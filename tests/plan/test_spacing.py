@@ -54,13 +54,35 @@ def test_spacings_and_shapes_must_pair() -> None:
      ((1, 2, 2), (1, 0, 2))],
 )  # fmt: skip
 def test_the_coarsest_axis_comes_first(spacing: Spacing, expected: tuple[int, ...]) -> None:
-    assert transpose_order(spacing) == expected
+    assert transpose_order(spacing, (1.5, 2, 2)) == expected
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shape", "expected"),
+    [
+        pytest.param((1, 1.5, 1.5), (1, 256, 300), (0, 1, 2), id="pixels above 1 mm"),
+        pytest.param((1, 1.5, 1.5), (1.5, 256, 300), (1, 0, 2), id="half of the cases have a second slice"),
+        pytest.param((1.5, 1, 1.5), (256, 1, 300), (1, 0, 2), id="a slice across y"),
+        pytest.param((1, 1, 1), (256, 300, 1), (2, 0, 1), id="a slice across x, equal spacings"),
+        pytest.param((1, 3, 2), (1, 300, 1), (2, 0, 1), id="of two axes of one voxel the coarser"),
+    ],
+)
+def test_an_axis_of_one_voxel_comes_before_the_coarsest(
+    spacing: Spacing, shape: tuple[float, ...], expected: tuple[int, ...]
+) -> None:
+    assert transpose_order(spacing, shape) == expected
 
 
 def test_the_median_shape_is_that_of_resampled_cases() -> None:
     shapes: list[Shape] = [(10, 100, 100), (20, 50, 50), (30, 60, 60), (40, 60, 61)]
     spacings: list[Spacing] = [(4, 1, 1), (2, 1, 1), (2, 1, 1), (2, 1, 1)]
     assert median_shape(shapes, spacings, (2, 1, 1)) == (25, 60, 60.5)
+
+
+def test_one_slice_stays_one_however_fine_the_target_spacing_is() -> None:
+    shapes: list[Shape] = [(1, 50, 60), (1, 50, 60), (10, 50, 60)]
+    assert median_shape(shapes, [(5, 1, 1)] * 3, (1, 2, 1)) == (1, 25, 60)
+    assert median_shape(shapes[1:], [(5, 1, 1)] * 2, (5, 2, 1)) == (5.5, 25, 60)
 
 
 def test_finer_axes_are_coarsened_first() -> None:

@@ -127,6 +127,30 @@ def test_slice_lies_across_the_coarsest_axis(tmp_path: Path, scan: Image, label:
     assert width / height == pytest.approx(2 * 4.2 / 5.2, abs=0.02)
 
 
+@pytest.mark.parametrize("across", [0, 1, 2])
+def test_one_slice_is_shown_whole_whatever_its_spacing(tmp_path: Path, label: LabelImage, across: int) -> None:
+    """Its pixels, larger than its thickness, make no other picture than those that are smaller."""
+    array = np.expand_dims(label.array[3], across)
+    scan = np.random.default_rng(0).normal(size=(1, *array.shape)).astype(np.float32)
+    for thickness in (1.0, 3.0):
+        geometry = Geometry(spacing=tuple(thickness if axis == across else 1.5 for axis in range(3)))
+        flat = LabelImage(array, geometry)
+        write_overlay(tmp_path / f"{thickness:g}.png", scan_of(scan, geometry), flat, flat, LABELS, "case")
+    assert shows(tmp_path / "1.png", PALETTE[0])
+    assert shows(tmp_path / "1.png", PALETTE[1])
+    assert np.array_equal(pixels_of(tmp_path / "1.png"), pixels_of(tmp_path / "3.png"))
+
+
+def test_a_2d_image_is_shown_in_its_plane(tmp_path: Path, label: LabelImage) -> None:
+    geometry = Geometry(spacing=(1.0, 1.5, 1.5), dimensions=2)
+    flat = LabelImage(label.array[3:4], geometry)
+    write_overlay(
+        tmp_path / "flat.png", scan_of(np.ones((1, 1, 30, 40), np.float32), geometry), flat, flat, LABELS, "case"
+    )
+    height, width = pixels_of(tmp_path / "flat.png").shape[1:]
+    assert width / height == pytest.approx(3 * 4.2 * (40 / 30) / 5.2, rel=0.05)
+
+
 def test_constant_scan_and_channels_can_be_drawn(tmp_path: Path, label: LabelImage) -> None:
     write_overlay(tmp_path / "flat.png", scan_of(np.ones((2, 6, 30, 40), np.float32)), label, label, LABELS, "flat")
 
