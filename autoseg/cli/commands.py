@@ -71,24 +71,24 @@ def main() -> None:
             code = app(args=words or ["--help"], prog_name="autoseg", standalone_mode=False, obj=began_s)
     except typer.TyperException as error:
         command = " ".join(["autoseg", *(text for text in arguments[:1] if text in COMMANDS)])
-        err.print(f"Error: {error.format_message().rstrip('.')}. See {command} --help.", markup=False)
+        err.print(f"Error: {error.format_message().rstrip('.')}. See {command} --help.")
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         without = f" {WITHOUT_RESTART}" if "--restart" in arguments else ""
         err.print(f"Interrupted. The same command goes on from here.{without}")
         sys.exit(INTERRUPTION.exit_code)
     except InterruptionError as error:
-        err.print(f"Interrupted. {error}", markup=False)
+        err.print(f"Interrupted. {error}")
         sys.exit(INTERRUPTION.exit_code)
     except AutosegError as error:
         if debug:
             raise
-        err.print(f"Error: {error}", markup=False)
+        err.print(f"Error: {error}")
         sys.exit(1)
     except OSError as error:  # Of the system, where no stage has expected it.
         if debug:
             raise
-        err.print(f"Error: {not_usable(error)}", markup=False)
+        err.print(f"Error: {not_usable(error)}")
         sys.exit(1)
     sys.exit(code or 0)
 

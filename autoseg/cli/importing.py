@@ -35,10 +35,8 @@ def import_nnunet_models(
         return
     for model in models:
         folds = ", ".join(map(str, model.folds))
-        out.print(f"{model.configuration}: folds {folds} of {model.source}, trained by {model.trainer}", markup=False)
+        out.print(f"{model.configuration}: folds {folds} of {model.source}, trained by {model.trainer}")
     # The last stage of a cascade runs those before it.
     last = models[-1].configuration if len(models) > 1 else None
     chosen = f" --configuration {last}" if last else ""
-    out.print(
-        f"Wrote {workspace}. Next: autoseg predict SCANS OUT{chosen}{opt.same_workspace(workspace)}", markup=False
-    )
+    out.print(f"Wrote {workspace}. Next: autoseg predict SCANS OUT{chosen}{opt.same_workspace(workspace)}")

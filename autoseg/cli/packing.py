@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from autoseg import pipeline
 from autoseg.cli import options as opt
@@ -16,6 +16,7 @@ from autoseg.pipeline.packing.model_card import (
     LICENCE_SOURCES,
     SCHEMES,
     cases_text,
+    chosen_by_text,
     folds_text,
     interval_text,
     network_rows,
@@ -27,7 +28,7 @@ from autoseg.pipeline.packing.model_card import (
 )
 from autoseg.pipeline.packing.model_description import ModelDescription
 from autoseg.pipeline.packing.packed_model import CARD
-from autoseg.select.explain import WORDS, uncertainty
+from autoseg.select.explain import uncertainty
 
 Target = Annotated[
     Path | None,
@@ -67,7 +68,7 @@ def pack(
         return
     show_model(model)
     _show_file(written)
-    out.print(f"\nWrote {written}. Next: autoseg predict --model {written} SCANS OUT", markup=False)
+    out.print(f"\nWrote {written}. Next: autoseg predict --model {written} SCANS OUT")
 
 
 def info(model: Model = opt.WORKSPACE, as_json: opt.Json = False) -> None:
@@ -86,28 +87,28 @@ def info(model: Model = opt.WORKSPACE, as_json: opt.Json = False) -> None:
     if is_file:
         _show_file(model)
     option = "--model" if is_file else "--workspace"
-    out.print(f"\nNext: autoseg predict {option} {model} SCANS OUT", markup=False)
+    out.print(f"\nNext: autoseg predict {option} {model} SCANS OUT")
 
 
 def show_model(model: ModelDescription) -> None:
     """Print what a model segments, has learnt from, consists of and scores."""
-    out.print(f"[bold]{escape(model.dataset)}[/bold]: {escape(model.name)}, folds {folds_text(model.folds)}")
+    out.print(Text.assemble((model.dataset, "bold"), f": {model.name}, folds {folds_text(model.folds)}"))
     channels = "; ".join(f"{channel.name} ({SCHEMES[channel.scheme]})" for channel in model.channels)
-    out.print(f"Channels: {channels}\n", markup=False)
+    out.print(f"Channels: {channels}\n")
     _show_targets(model)
     _show_training_data(model)
     _show_networks(model)
     _show_scores(model)
     gain = "" if model.gain is None else f", {uncertainty(model.gain)} on cases without a part in it"
-    out.print(f"\nPostprocessing: {'; '.join(model.postprocessing) or 'none'}{gain}", markup=False)
+    out.print(f"\nPostprocessing: {'; '.join(model.postprocessing) or 'none'}{gain}")
     first = next(iter(model.licence.text.splitlines()), "")
-    out.print(f"Licence: {first + '. ' if first else ''}{LICENCE_SOURCES[model.licence.source]}", markup=False)
+    out.print(f"Licence: {first + '. ' if first else ''}{LICENCE_SOURCES[model.licence.source]}")
     if model.autoseg is not None:
-        out.print(f"Packed by autoseg {model.autoseg}. For research; its limits are in {CARD}.", markup=False)
+        out.print(f"Packed by autoseg {model.autoseg}. For research; its limits are in {CARD}.")
 
 
 def _show_file(path: Path) -> None:
-    out.print(f"Size {path.stat().st_size / 1e6:.1f} MB, SHA-256 {_sha256(path)}", markup=False)
+    out.print(f"Size {path.stat().st_size / 1e6:.1f} MB, SHA-256 {_sha256(path)}")
 
 
 def _sha256(path: Path) -> str:
@@ -118,7 +119,7 @@ def _sha256(path: Path) -> str:
 def _show_targets(model: ModelDescription) -> None:
     rows = [(str(model.background), "background", "", "")]
     rows += [
-        (values_text(target), escape(target.name), share_text(target.case_share), volume_text(target.median_volume_ml))
+        (values_text(target), target.name, share_text(target.case_share), volume_text(target.median_volume_ml))
         for target in model.targets
     ]
     show_table("Segments", ("label value", "is", "training cases that have it", "median volume there"), rows)
@@ -145,23 +146,31 @@ def _show_scores(model: ModelDescription) -> None:
     out.print()
     found = model.held_out
     if found is None:
-        out.print("Held-out scores: none of these networks")
+        out.print("Held-out scores: none come with these networks")
         return
     rows = [
         (
-            escape(entry.name),
+            entry.name,
             score_text(entry.dice.mean),
             interval_text(entry.dice.interval),
             score_text(entry.surface_dice.mean),
             score_text(entry.hd95_mm.mean),
+            str(entry.num_cases),
         )
         for entry in found.classes
     ]
-    rows.append(("mean of classes", score_text(found.mean_dice), interval_text(found.interval), "", ""))
+    rows.append(("mean of classes", score_text(found.mean_dice), interval_text(found.interval), "", "", ""))
     title = f"{found.num_cases} held-out cases, before postprocessing"
-    header = ("", "Dice", "95 % interval", f"surface Dice ({found.tolerance_mm:g} mm)", "HD95 (mm)")
+    header = (
+        "",
+        "Dice",
+        "95 % interval",
+        f"surface Dice ({found.tolerance_mm:g} mm)",
+        "HD95 (mm)",
+        "cases that have it",
+    )
     show_table(title, header, rows)
     if len(model.compared) > 1:
         out.print()
         compared = [(one.name, score_text(one.score), interval_text(one.interval)) for one in model.compared]
-        show_table("Chosen from", ("", f"mean {WORDS[model.metric or 'dice']}", "95 % interval"), compared)
+        show_table(f"Chosen by the {chosen_by_text(model)}", ("", "score", "95 % interval"), compared)

@@ -134,11 +134,9 @@ def plan(
         pipeline.costs_here(place, planned, seen, load_rulebook(rules))
         print_json(planned)
     elif explain_name is not None:
-        out.print(
-            explain(planned) if explain_name == EVERYTHING else explain_value(planned, explain_name), markup=False
-        )
+        out.print(explain(planned) if explain_name == EVERYTHING else explain_value(planned, explain_name))
     elif compare is not None:
-        out.print(compare_plans(planned, Plan.load(compare)), markup=False)
+        out.print(compare_plans(planned, Plan.load(compare)))
     else:
         tables.show_plan(planned)
         out.print()
@@ -152,7 +150,7 @@ def rules(
     overlay: opt.Rules = None,
 ) -> None:
     """List the constants of all rules, with reasons."""
-    out.print(list_rules(load_rulebook(overlay)), markup=False)
+    out.print(list_rules(load_rulebook(overlay)))
 
 
 def _same_time(workspace: Workspace) -> str:

@@ -53,7 +53,7 @@ def show_pictures(paths: Sequence[Path]) -> None:
         return
     out.print("\nPictures:")
     for path in paths:
-        out.print(f"  {path}", markup=False)
+        out.print(f"  {path}")
 
 
 def show_seconds(seconds: Mapping[str, float], allocation: Allocation) -> None:
@@ -82,7 +82,7 @@ def show_benchmark(result: BenchmarkResult) -> None:
         number = len(result.run.selection.candidates)
         chosen = f", and was chosen among {number} candidates by these very cases, so it may be a little high"
         out.print(f"Ours is before postprocessing{chosen if number > 1 else ''}.")
-    out.print(f"Published: {result.source}.", markup=False)
+    out.print(f"Published: {result.source}.")
 
 
 def _percent(value: float | None) -> str:

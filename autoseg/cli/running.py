@@ -265,5 +265,5 @@ def _show_next(
     """Print what networks are good for: those that usually predict, or those that are named."""
     chosen = "" if configuration is None else naming(place, configuration, folds)
     options = f"{chosen}{opt.same_workspace(place.root)}"
-    out.print(f"Next: autoseg predict SCANS OUT{options}", markup=False)
-    out.print(f"To hand the model on: autoseg pack model.zip{options}", markup=False)
+    out.print(f"Next: autoseg predict SCANS OUT{options}")
+    out.print(f"To hand the model on: autoseg pack model.zip{options}")

@@ -71,10 +71,8 @@ def select(
     show_selection(selection)
     if explain:
         out.print()
-        out.print(explain_selection(selection), markup=False)
-    out.print(
-        f"\nWrote {place.selection}. Next: autoseg predict SCANS OUT{opt.same_workspace(workspace)}", markup=False
-    )
+        out.print(explain_selection(selection))
+    out.print(f"\nWrote {place.selection}. Next: autoseg predict SCANS OUT{opt.same_workspace(workspace)}")
 
 
 def show_selection(selection: Selection) -> None:
@@ -95,10 +93,10 @@ def show_selection(selection: Selection) -> None:
     if len(selection.weights) > 1:
         out.print()
         _show_classes(selection)
-    out.print(f"\nChosen: {winner.name}", markup=False)
+    out.print(f"\nChosen: {winner.name}")
     steps = "; ".join(selection.postprocessing.summary)
     gain = f", {uncertainty(selection.gain)} on cases without a part in it" if steps else ""
-    out.print(f"Postprocessing: {steps or 'none'}{gain}", markup=False)
+    out.print(f"Postprocessing: {steps or 'none'}{gain}")
 
 
 def _show_classes(selection: Selection) -> None:

@@ -22,7 +22,7 @@ def show_status(found: Status) -> None:
     """Print how far a workspace is, and the errors of what failed."""
     told = [(state, [stage for stage, known in found.stages.items() if known == state]) for state in STATES]
     stages = " ".join(f"{state.capitalize()}: {', '.join(names)}." for state, names in told if names)
-    out.print(f"{found.dataset or 'No dataset yet'}. {stages}", markup=False)
+    out.print(f"{found.dataset or 'No dataset yet'}. {stages}")
     rows = [
         (training.configuration, str(training.fold), training.state, str(training.num_epochs or ""))
         for training in found.trainings
@@ -33,9 +33,9 @@ def show_status(found: Status) -> None:
         if training.error is not None:
             place = f"{training.configuration}, fold {training.fold}"
             what = "failed" if training.state == "failed" else "failed when asked for last"
-            out.print(f"\n{what}  {place}: {training.error}", markup=False)
+            out.print(f"\n{what}  {place}: {training.error}")
     if found.error is not None:
-        out.print(f"\nThe last run failed: {found.error}", markup=False)
+        out.print(f"\nThe last run failed: {found.error}")
     if found.held_out:
         predicted = ", ".join(f"{name} {number}" for name, number in found.held_out.items())
-        out.print(f"\nFolds with held-out predictions: {predicted}", markup=False)
+        out.print(f"\nFolds with held-out predictions: {predicted}")

@@ -29,7 +29,7 @@ def show_check(dataset: Dataset, report: CheckReport) -> None:
     found = f"{len(dataset.cases)} labelled cases, channels {', '.join(dataset.channels)}"
     out.print(f"{dataset.name}: {found}; {dataset.labels.summary}")
     for problem in (*report.errors, *report.warnings):
-        out.print(f"{problem.severity:<8}{problem.sentence}", markup=False)
+        out.print(f"{problem.severity:<8}{problem.sentence}")
     verdict = "cannot be planned" if report.errors else "can be planned"
     out.print(f"Errors: {len(report.errors)}. Warnings: {len(report.warnings)}. {dataset.name} {verdict}.")
 
@@ -137,16 +137,16 @@ def show_predictions(predictions: Predictions, record: Path) -> None:
         _show_written(written[:MOST_CASES])
     else:
         for case in written[:MOST_CASES]:
-            out.print(f"{'kept ' if case.is_kept else 'wrote'}   {case.output}", markup=False)
+            out.print(f"{'kept ' if case.is_kept else 'wrote'}   {case.output}")
     if len(written) > MOST_CASES:
         out.print(f"... and {len(written) - MOST_CASES} more")
     _show_warnings(written)
     for case in predictions.cases:
         if case.error is not None:
-            out.print(f"failed  {case.error}", markup=False)
+            out.print(f"failed  {case.error}")
     kept = sum(case.is_kept for case in written)
     kept_part = f", {kept} of them by an earlier call" if kept else ""
-    out.print(f"{len(written)} of {len(predictions.cases)} scans segmented{kept_part}. Details: {record}", markup=False)
+    out.print(f"{len(written)} of {len(predictions.cases)} scans segmented{kept_part}. Details: {record}")
 
 
 def _show_warnings(cases: Sequence[Outcome]) -> None:
@@ -160,7 +160,7 @@ def _show_warnings(cases: Sequence[Outcome]) -> None:
         if len(lines) > MOST_ALIKE:
             lines = [f"{len(unusual)} of {len(cases)} scans: {about}; such as {lines[0]}"]
         for line in lines:
-            out.print(f"look at {line}", markup=False)
+            out.print(f"look at {line}")
 
 
 def _millilitres(volume: float) -> str:

@@ -21,10 +21,10 @@ from autoseg.core.progress import Task
 
 log = logging.getLogger(__name__)
 
-out = Console(highlight=False, soft_wrap=True)
-"""Results."""
+out = Console(highlight=False, soft_wrap=True, markup=False)
+"""Results. Names of classes and cases may hold what looks like markup: nothing is taken for it."""
 
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 """Logs, progress, errors."""
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -34,7 +34,7 @@ SECONDS_BETWEEN_LINES = 30.0
 def show_logs(*, debug: bool) -> None:
     """Send the package's logs to stderr."""
     logger = logging.getLogger("autoseg")
-    logger.handlers = [RichHandler(console=err, show_time=False, show_path=False, show_level=False, markup=False)]
+    logger.handlers = [RichHandler(console=err, show_time=False, show_path=False, show_level=False)]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False
 
@@ -115,12 +115,12 @@ class TerminalProgress:
         """Give the bars of all tasks that are open; a terminal has room for one display at a time."""
         if self._bars is None:
             self._bars = RichProgress(
-                TextColumn("{task.description:<14}"),
+                TextColumn("{task.description:<14}", markup=False),
                 BarColumn(bar_width=28),
                 _Count(),
                 TimeElapsedColumn(),
                 _TimeLeft(),
-                TextColumn("{task.fields[shown]}"),
+                TextColumn("{task.fields[shown]}", markup=False),
                 console=err,
             )
             self._bars.start()

@@ -23,7 +23,7 @@ def training_hooks(workspace: Workspace, *, tensorboard: bool) -> Iterator[Hooks
         shows = [LiveCurves(workspace).after_epoch]
         if tensorboard:
             shows.append(stack.enter_context(closing(Board(workspace))).after_epoch)
-            err.print(f"For TensorBoard: tensorboard --logdir {board_folder(workspace)}", markup=False)
+            err.print(f"For TensorBoard: tensorboard --logdir {board_folder(workspace)}")
 
         def after_epoch(configuration: ConfigurationName, fold: FoldName) -> None:
             for show in shows:

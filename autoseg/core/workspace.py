@@ -190,6 +190,10 @@ class Workspace:
         folders = {int(name[1]): FoldFolder(path) for path in found if (name := numbered.fullmatch(path.name))}
         return {fold: folder for fold, folder in sorted(folders.items()) if folder.record.exists()}
 
+    def submissions(self) -> list[Path]:
+        """Which jobs of a cluster train here, or did last."""
+        return sorted((self.root / "models").glob("*/fold_*/submission.json"))
+
     def trainings(self, configuration: str) -> dict[FoldName, FoldFolder]:
         """Folders of all finished trainings of a configuration: its folds, and the one that holds no case out."""
         names: tuple[FoldName, ...] = (*self.folds(configuration), ALL_DATA)

@@ -7,12 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg.core.geometry import Geometry
+from autoseg.core.labels import Labels
 from autoseg.core.orientation import orientation_of
 from autoseg.data.image import Image
 from autoseg.fingerprint import Fingerprint
 from autoseg.plan.rules import UnlikeRules
 from autoseg.plan.schema import Plan
 from autoseg.preprocess.case import Prepared
+
+MM3_PER_ML = 1000.0
 
 
 @dataclass(frozen=True)
@@ -49,22 +52,36 @@ def unlike_scan(image: Image, prepared: Prepared, familiar: Familiar) -> dict[st
 def unlike_result(volumes_ml: dict[str, float], familiar: Familiar) -> dict[str, str]:
     """Return which volumes are unlike those of all training data: absent where all have it, far larger, far smaller."""
     found = {}
-    frequencies = {entry.name: entry for entry in familiar.fingerprint.frequencies}
+    volumes_of_training = training_volumes_ml(familiar.fingerprint, familiar.plan.labels)
     for name, volume_ml in volumes_ml.items():
-        known = [
-            entry.volume_mm3 / 1000
-            for case in familiar.fingerprint.cases
-            for entry in case.classes
-            if entry.name == name and entry.num_voxels
-        ]
+        in_cases = volumes_of_training.get(name, ())
+        known = [training_ml for training_ml in in_cases if training_ml]
         if not known:
             continue
         about, ratio = f"volume of {name}", familiar.rules.volume_ratio
-        if volume_ml == 0 and frequencies[name].case_share == 1.0:
+        if volume_ml == 0 and len(known) == len(in_cases):
             found[about] = f"no {name} was found, which every training case has ({_range(known)} ml)"
         elif volume_ml and not min(known) / ratio <= volume_ml <= max(known) * ratio:
             found[about] = f"{about} is {volume_ml:.3g} ml, that of the training cases {_range(known)} ml"
     return found
+
+
+def training_volumes_ml(fingerprint: Fingerprint, labels: Labels) -> dict[str, tuple[float, ...]]:
+    """Return the volume of each class or region in each training case, in ml, 0 where it is absent, by its name.
+
+    That of a region is the sum over its member classes. No volumes where the cases of the fingerprint have no classes,
+    as with imported models.
+
+    Args:
+        fingerprint: Of the training data.
+        labels: Of the same.
+    """
+    volumes = [{entry.name: entry.volume_mm3 / MM3_PER_ML for entry in case.classes} for case in fingerprint.cases]
+    names = [[labels.classes[index].name for index in members] for members in labels.members]
+    return {
+        entry.name: tuple(sum(map(case.__getitem__, own)) for case in volumes if case.keys() >= set(own))
+        for entry, own in zip(labels.foreground, names, strict=True)
+    }
 
 
 def _unlike_orientation(geometry: Geometry, familiar: Familiar) -> dict[str, str]:

@@ -16,7 +16,15 @@ from autoseg.network.device import choose_device
 from autoseg.pipeline.budget.allocation import allocate, plan_for_time
 from autoseg.pipeline.budget.paces import BudgetedRun
 from autoseg.pipeline.budget.reserve import measure_scoring
-from autoseg.pipeline.budget.schedule import Allocation, Contents, allocation_table, contents_of, predicted_allocation
+from autoseg.pipeline.budget.schedule import (
+    Allocation,
+    Contents,
+    allocation_table,
+    contents_of,
+    predicted_allocation,
+    side_by_side_s,
+    untimed_allocation,
+)
 from autoseg.pipeline.budget.spent import BEFORE, Expenses
 from autoseg.pipeline.heldout.maps import HeldOutRequest
 from autoseg.pipeline.heldout.scores import score_candidates, score_held_out
@@ -133,6 +141,8 @@ def _allocated(
         _preprocess(running, contents.configurations)
         with watch.measure("check and plan"):
             planned = load_plan(workspace)
+            if request.side_by_side.executor == "slurm":
+                return contents, untimed_allocation(planned, contents, length.num_epochs)
             return contents, predicted_allocation(workspace, planned, contents, length.num_epochs, request.device)
     assert request.budget_s is not None
     _preprocess(running, contents.configurations[:1])
@@ -180,15 +190,20 @@ def _preprocess(running: _Run, configurations: Sequence[ConfigurationName]) -> N
 
 def _announce(planned: Plan, request: RunRequest, allocation: Allocation) -> None:
     """Log what is trained and what it takes, before it begins."""
-    device = choose_device(request.device)
-    table = textwrap.indent(allocation_table(allocation), "  ")
-    limit = "as predicted" if request.budget_s is None else f"of a budget of {request.budget_s:.0f} s"
-    mirrored = "with" if allocation.mirror else "without"
-    num_places = request.side_by_side.num_places(
-        request.device, sum(share.num_trainings for share in allocation.shares)
-    )
+    how = request.side_by_side
+    num_places = how.num_places(request.device, sum(share.num_trainings for share in allocation.shares))
     together = "" if num_places == 1 else f", {num_places} at a time"
-    log.info("Planned for %s with the preset %s. To train, %s%s:\n%s", device, planned.preset, limit, together, table)
+    if allocation.is_timed:
+        wall_s = partial(how.wall_s, device=request.device)
+        table = allocation_table(allocation, None if num_places == 1 else side_by_side_s(allocation, planned, wall_s))
+        preset = f"for {choose_device(request.device)} with the preset {planned.preset}"
+        limit = "as predicted" if request.budget_s is None else f"of a budget of {request.budget_s:.0f} s"
+        what = f"To train, {limit}{together}"
+    else:
+        table, preset = allocation_table(allocation), f"with the preset {planned.preset}"
+        what = f"To train{together}; how long that takes is not known before Slurm has chosen nodes"
+    log.info("Planned %s. %s:\n%s", preset, what, textwrap.indent(table, "  "))
+    mirrored = "with" if allocation.mirror else "without"
     log.info("Held-out cases are predicted %s their mirror images.", mirrored)
 
 

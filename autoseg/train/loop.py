@@ -51,6 +51,9 @@ log = logging.getLogger(__name__)
 VALIDATION_SHARE = 1 / 4
 """So many processes read patches for validation, as a share of those that read patches to learn from."""
 
+GLANCE_S = 1.0
+"""How long a training waits for the lock of its folder, which others take for a moment to see whether one runs."""
+
 
 @dataclass(frozen=True)
 class FoldData:
@@ -279,7 +282,7 @@ def _require_cases(split: Split, request: TrainingRequest) -> None:
 
 
 @contextmanager
-def _locked(folder: FoldFolder, team: Team, patience_s: float = 0.0) -> Iterator[None]:
+def _locked(folder: FoldFolder, team: Team, patience_s: float = GLANCE_S) -> Iterator[None]:
     """Within the block, the first process holds the folder for all."""
     lock = filelock.FileLock(folder.lock, timeout=patience_s)
     team.by_first(partial(_hold, lock, folder))

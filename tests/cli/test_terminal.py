@@ -89,3 +89,14 @@ def test_a_thread_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]) -
         thread.join()
     assert threading.excepthook is before
     assert capfd.readouterr() == ("", "")
+
+
+def test_names_with_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.show_table("Dice of [left]", ("", "lesion [ml]"), [("T1[/T2]", "[bold]0.5")])
+    terminal.out.print("Wrote [a]/b")
+    with terminal.TerminalProgress().task("[x] fold 0", 1) as task:
+        task.advance(case="[/c]")
+    shown = capsys.readouterr()
+    for text in ("Dice of [left]", "lesion [ml]", "T1[/T2]", "[bold]0.5", "Wrote [a]/b"):
+        assert text in shown.out
+    assert "[x] fold 0: 100% case [/c]" in shown.err

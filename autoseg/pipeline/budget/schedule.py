@@ -1,6 +1,6 @@
 """What a run trains: which configurations are worth it, in which order, with which folds, and what that takes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import Field
@@ -67,6 +67,7 @@ class Share(Record):
         num_steps: About as many in each training.
         prediction_s: Seconds of predicting all held-out cases.
         stage_s: Seconds in which the stage before it in a cascade predicts what its first training begins with.
+        num_epochs: Of each training; None where its time decides.
     """
 
     configuration: ConfigurationName
@@ -75,6 +76,7 @@ class Share(Record):
     num_steps: int
     prediction_s: float
     stage_s: float = 0.0
+    num_epochs: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -91,6 +93,7 @@ class Allocation(Artefact):
         budget_s: Seconds for everything; None without a budget.
         after_s: Seconds set aside for scores, selection and pictures; None without a budget.
         begun: Seconds that each training was given when it began, by name; see `training_name`.
+        is_timed: Whether the seconds are known; of a cluster's nodes nobody knows them beforehand, and they are 0.
     """
 
     shares: tuple[Share, ...]
@@ -98,6 +101,7 @@ class Allocation(Artefact):
     budget_s: float | None = None
     after_s: float | None = None
     begun: dict[str, float] = Field(default_factory=dict)
+    is_timed: bool = True
 
 
 def training_name(configuration: ConfigurationName, fold: int) -> str:
@@ -200,13 +204,71 @@ def predicted_allocation(
             num_steps=num_epochs * planned.training.steps_per_epoch,
             prediction_s=num_cases * costs[name].scan_s + stage_s,
             stage_s=stage_s,
+            num_epochs=num_epochs,
         )
 
     return Allocation(shares=tuple(map(share, contents.configurations)), mirror=True)
 
 
-def allocation_table(allocation: Allocation) -> str:
-    """Return what is trained and what it takes, as a table in plain text."""
+def untimed_allocation(planned: Plan, contents: Contents, num_epochs: int) -> Allocation:
+    """Return what a run without a budget trains where nobody knows how long that takes; nothing is timed.
+
+    Args:
+        planned: The plan.
+        contents: What is trained.
+        num_epochs: Of each training.
+    """
+    shares = [
+        Share(
+            configuration=name,
+            num_trainings=len(contents.folds_of(name)),
+            training_s=0.0,
+            num_steps=num_epochs * planned.training.steps_per_epoch,
+            prediction_s=0.0,
+            num_epochs=num_epochs,
+        )
+        for name in contents.configurations
+    ]
+    return Allocation(shares=tuple(shares), mirror=True, is_timed=False)
+
+
+def side_by_side_s(allocation: Allocation, planned: Plan, wall_s: Callable[[Sequence[float]], float]) -> float:
+    """Return the seconds of wall time of all of it where trainings run beside each other.
+
+    Cascades wait for all other trainings; what is predicted is predicted by one process.
+
+    Args:
+        allocation: What each configuration takes.
+        planned: The plan.
+        wall_s: Returns the seconds that trainings take beside each other, from those that each takes, in their order.
+    """
+    total_s = sum(share.prediction_s + share.stage_s for share in allocation.shares) + (allocation.after_s or 0.0)
+    for is_later in (False, True):
+        wave = [
+            share
+            for share in allocation.shares
+            if (planned.configurations[share.configuration].previous_stage is not None) == is_later
+        ]
+        total_s += wall_s([share.training_s for share in wave for _ in range(share.num_trainings)])
+    return total_s
+
+
+def allocation_table(allocation: Allocation, together_s: float | None = None) -> str:
+    """Return what is trained and what it takes, as a table in plain text.
+
+    Args:
+        allocation: What each configuration takes; where that was not timed, epochs stand in place of times.
+        together_s: Seconds of wall time where trainings run beside each other; None where they follow each other.
+    """
+    num_trainings = sum(share.num_trainings for share in allocation.shares)
+    if not allocation.is_timed:
+        listed = [
+            (share.configuration, str(share.num_trainings), str(share.num_epochs or ""), str(share.num_steps))
+            for share in allocation.shares
+        ]
+        return _in_columns(
+            [("", "trainings", "epochs each", "steps each"), *listed, ("all", str(num_trainings), "", "")]
+        )
     header = ("", "trainings", "each", "steps each", "prediction", "together")
     rows: list[tuple[str, ...]] = [
         (
@@ -219,16 +281,20 @@ def allocation_table(allocation: Allocation) -> str:
         )
         for share in allocation.shares
     ]
-    num_trainings = sum(share.num_trainings for share in allocation.shares)
-    together_s = sum(share.seconds for share in allocation.shares)
     if allocation.after_s is not None:
-        together_s += allocation.after_s
         rows.append(("selection, pictures", "", "", "", "", _time(allocation.after_s)))
-    rows.append(("all", str(num_trainings), "", "", "", _time(together_s)))
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    if together_s is None:
+        one_by_one_s = sum(share.seconds for share in allocation.shares) + (allocation.after_s or 0.0)
+        rows.append(("all", str(num_trainings), "", "", "", _time(one_by_one_s)))
+    else:
+        rows.append(("all, side by side", str(num_trainings), "", "", "", _time(together_s)))
+    return _in_columns([header, *rows])
+
+
+def _in_columns(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in (header, *rows)
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
 
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
@@ -60,6 +60,12 @@ MOST_TIMES_QUEUED = 10_000
 
 QUEUE_S = 5.0
 """How often Slurm is asked what it has."""
+
+QUEUE_TRIES = 5
+"""So often, with pauses, Slurm is asked what it has where nothing may be done without an answer."""
+
+GRACE_PAUSE_S = 2.0
+"""Pause before a job that is about to end asks again; `QUEUE_TRIES` of them fit into the time that it is given."""
 
 POLL_S = 0.1
 """How often a process is looked at that must end."""
@@ -125,7 +131,7 @@ def _is_preempted() -> bool:
     """Return whether Slurm wants this job's place, but not its end: one that leaves is not queued again by itself."""
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return False
-    found = squeue() or {}
+    found = _patient_squeue(GRACE_PAUSE_S) or {}
     return found.get(os.environ["SLURM_JOB_ID"]) == "RUNNING"  # One that was cancelled is COMPLETING.
 
 
@@ -144,7 +150,7 @@ def starter(workspace: Workspace, executor: Literal["slurm", "local"], parameter
         parameters: Of the jobs, out of `PARAMETERS`; of processes here, `time` alone.
 
     Raises:
-        TrainingError: If submitit is missing, or Slurm.
+        TrainingError: If submitit is missing, or Slurm; or if Slurm does not tell whether jobs still run here.
     """
     try:
         import submitit
@@ -169,7 +175,29 @@ def starter(workspace: Workspace, executor: Literal["slurm", "local"], parameter
         ) from None
     slurm.update_parameters(**_for_submitit(parameters, minutes))
     queue = Queue()
+    if earlier := _without_result(workspace, slurm):
+        _require_answer(queue, earlier)
     return lambda job: _submitted(job, slurm, queue)
+
+
+def _without_result(workspace: Workspace, slurm: "submitit.SlurmExecutor") -> list[str]:
+    """Return the numbers of jobs that were submitted for trainings of a workspace and may be in the queue still."""
+    known = {Submission.load(path).job_id for path in workspace.submissions()}
+    return [job_id for job_id in sorted(known) if _result(slurm.job_class(slurm.folder, job_id)) is None]
+
+
+def _require_answer(queue: "Queue", job_ids: Sequence[str]) -> None:
+    """Have the queue know what Slurm has before anything is submitted: a job in it must not get a second one beside it.
+
+    Raises:
+        TrainingError: If Slurm does not tell.
+    """
+    if queue.wait_for_answer():
+        return
+    raise TrainingError(
+        f"squeue: must tell whether earlier jobs still train here, {', '.join(job_ids)}, got no answer {QUEUE_TRIES}"
+        " times. Nothing was submitted, and they were left alone. The same command goes on once squeue answers."
+    )
 
 
 def _for_submitit(parameters: Mapping[str, str], minutes: float) -> dict[str, Any]:
@@ -218,10 +246,25 @@ def squeue() -> dict[str, str] | None:
         check=False,
     )
     if asked.returncode != 0:
-        log.warning("squeue: must tell of the jobs, got: %s. It is asked again.", asked.stderr.strip())
+        log.warning("squeue: must tell of the jobs, got: %s.", asked.stderr.strip())
         return None
     pairs = (line.split() for line in asked.stdout.splitlines())
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+
+
+def _patient_squeue(pause_s: float) -> dict[str, str] | None:
+    """Return what `squeue` does, asked up to `QUEUE_TRIES` times until it tells; None if it never does.
+
+    Args:
+        pause_s: Seconds before it is asked again.
+    """
+    found = squeue()
+    for _ in range(QUEUE_TRIES - 1):
+        if found is not None:
+            break
+        time.sleep(pause_s)
+        found = squeue()
+    return found
 
 
 @dataclass
@@ -236,8 +279,15 @@ class Queue:
     asked_s: float = float("-inf")
     found: dict[str, str] = field(default_factory=dict)
 
+    def wait_for_answer(self) -> bool:
+        """Return whether Slurm has told what it has; it is asked several times, with pauses."""
+        found = _patient_squeue(QUEUE_S)
+        self.asked_s = time.monotonic()
+        self.found = found or {}
+        return found is not None
+
     def states(self) -> dict[str, str]:
-        """Return the state of each job that is in the queue or runs, by its number."""
+        """Return the state of each job that is in the queue or runs, by its number; if Slurm does not tell, as last."""
         now = time.monotonic()
         if now - self.asked_s < QUEUE_S:
             return self.found

@@ -89,6 +89,15 @@ def cases_text(data: TrainingData) -> str:
     return f"{data.num_cases} scans, each network learnt from {lowest}{'' if lowest == highest else f' to {highest}'}"
 
 
+def chosen_by_text(model: ModelDescription) -> str:
+    """Return by which score the configurations were chosen, for people, with the weights of classes if they differ."""
+    score = f"mean {WORDS[model.metric or 'dice']}"
+    if not model.weights:
+        return score
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in model.weights.items())
+    return f"weighted {score} (weights: {weights})"
+
+
 def epochs_text(network: NetworkDescription) -> str:
     """Return the length of the trainings, for people."""
     lowest, highest = network.num_epochs
@@ -186,7 +195,7 @@ def _scores(model: ModelDescription) -> Iterator[str]:
     yield "## Scores on held-out cases"
     found = model.held_out
     if found is None:
-        yield "None: no cases that these networks had not seen were scored."
+        yield "None come with this model."
         return
     groups = "" if found.num_groups == found.num_cases else f" ({found.num_groups} groups, such as patients)"
     yield (
@@ -202,7 +211,7 @@ def _scores(model: ModelDescription) -> Iterator[str]:
             _mean(entry.dice),
             _mean(entry.surface_dice),
             _mean(entry.hd95_mm),
-            str(entry.dice.num_cases),
+            str(entry.num_cases),
         )
         for entry in found.classes
     ]
@@ -210,7 +219,7 @@ def _scores(model: ModelDescription) -> Iterator[str]:
     yield from _table(header, [*rows, mean])
     if len(model.compared) > 1:
         yield ""
-        yield f"Chosen by the mean {WORDS[model.metric or 'dice']} out of:"
+        yield f"Chosen by the {_safe(chosen_by_text(model))} out of:"
         yield ""
         yield from _table(
             ("", "score"), [(one.name, _with_interval(one.score, one.interval)) for one in model.compared]
@@ -241,7 +250,7 @@ def _limits(model: ModelDescription) -> Iterator[str]:
             " no warning is no proof."
         )
     if model.held_out is None:
-        yield "- How good it is has not been measured."
+        yield "- No measure of how good it is comes with it."
     else:
         yield (
             "- The intervals say how the scores would vary with other cases of the same source. Cases from elsewhere"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg.core.artefact import Record, digest_of_file
+from autoseg.core.artefact import Record
 from autoseg.core.labels import LabelClass
 from autoseg.core.workspace import ALL_DATA, FoldName, Workspace
 from autoseg.data.dataset import Dataset
@@ -14,9 +14,10 @@ from autoseg.data.description import read_description
 from autoseg.data.splits import Splits
 from autoseg.evaluate.bootstrap import Interval
 from autoseg.evaluate.compare import Difference
-from autoseg.evaluate.scores import Evaluation, Spread
+from autoseg.evaluate.scores import ClassScores, Evaluation, Spread
 from autoseg.fingerprint import Fingerprint
-from autoseg.pipeline.heldout.maps import HeldOutPredictions
+from autoseg.infer.unlike import training_volumes_ml
+from autoseg.pipeline.heldout.scores import known_evaluation, part_of, rules_of
 from autoseg.pipeline.packing.networks import Networks, needed_networks
 from autoseg.pipeline.packing.packed_model import Licence, PackedModel
 from autoseg.pipeline.planning.prepare import load_plan
@@ -24,8 +25,6 @@ from autoseg.plan.cost import num_parameters
 from autoseg.plan.schema import ConfigurationName, NormalizationScheme, Plan
 from autoseg.select.choose import Together
 from autoseg.train.record import TrainingRecord
-
-MM3_PER_ML = 1000.0
 
 
 class Channel(Record):
@@ -42,7 +41,7 @@ class Target(Record):
         name: Of the class or region.
         values: In label maps.
         case_share: Share of the training cases that have it; None where it is not known.
-        median_volume_ml: Among the cases that have it; None where it is not known.
+        median_volume_ml: Among the cases that have it; 0 if none has it, None where it is not known.
     """
 
     name: str
@@ -106,9 +105,16 @@ class NetworkDescription(Record):
 
 
 class ClassScore(Record):
-    """Held-out scores of a class or region."""
+    """Held-out scores of a class or region.
+
+    Attributes:
+        name: Of the class or region.
+        num_cases: Held-out cases whose reference has it.
+        dice, surface_dice, hd95_mm: Spread over the cases in which each is defined.
+    """
 
     name: str
+    num_cases: int
     dice: Spread
     surface_dice: Spread
     hd95_mm: Spread
@@ -154,11 +160,12 @@ class ModelDescription(Record):
         background, ignored: Values of what is not; `ignored` was not annotated in the training data.
         networks: Of each configuration, earlier stages of a cascade first.
         training_data: None where no fingerprint is there.
-        held_out: None where no scores of these networks are there.
-        compared: What the selection has chosen from, the winner first; empty without one.
-        metric: That decided; None without a selection.
+        held_out: None where scores of these networks are not there, or not of all of them.
+        compared: What the selection of these networks has chosen from, the winner first; empty without one.
+        metric: That decided; None without such a selection.
+        weights: Of each class or region in the score that decided, by name; empty where all count alike.
         postprocessing: What is done to label maps, a sentence each.
-        gain: Of the postprocessing, on cases that had no part in choosing it.
+        gain: Of the postprocessing, on cases that had no part in choosing it; None where other folds' networks had.
         licence: Terms of use.
         preset: That the plan was made with.
         autoseg: Version that packed it; None for a workspace.
@@ -176,6 +183,7 @@ class ModelDescription(Record):
     held_out: HeldOutScores | None
     compared: tuple[Compared, ...]
     metric: str | None
+    weights: dict[str, float]
     postprocessing: tuple[str, ...]
     gain: Difference | None
     licence: Licence
@@ -198,6 +206,7 @@ def describe(workspace: Workspace, networks: Networks) -> ModelDescription:
     seen = Fingerprint.load(workspace.fingerprint) if workspace.fingerprint.exists() else None
     packed = PackedModel.load(workspace.packed) if workspace.packed.exists() else None
     selection = networks.selection
+    deciding = selection if selection is not None and set(selection.folds) == set(networks.folds) else None
     scores = held_out_evaluation(workspace, networks)
     first = planned.configurations[networks.configuration]
     return ModelDescription(
@@ -215,11 +224,12 @@ def describe(workspace: Workspace, networks: Networks) -> ModelDescription:
         held_out=None if scores is None else _scores(scores),
         compared=tuple(
             Compared(name=found.name, score=found.score, interval=found.interval)
-            for found in (() if selection is None else selection.candidates)
+            for found in (() if deciding is None else deciding.candidates)
         ),
-        metric=None if selection is None else selection.metric,
+        metric=None if deciding is None else deciding.metric,
+        weights=deciding.weights if deciding is not None and deciding.is_weighted else {},
         postprocessing=() if selection is None else selection.postprocessing.summary,
-        gain=None if selection is None or not selection.postprocessing.summary else selection.gain,
+        gain=None if deciding is None or not deciding.postprocessing.summary else deciding.gain,
         licence=declared_licence(workspace) if packed is None else packed.licence,
         preset=planned.preset,
         autoseg=None if packed is None else packed.autoseg,
@@ -227,24 +237,20 @@ def describe(workspace: Workspace, networks: Networks) -> ModelDescription:
 
 
 def held_out_evaluation(workspace: Workspace, networks: Networks) -> Evaluation | None:
-    """Return the scores of the held-out cases of networks; None if there are none, or if they are of other networks."""
-    folder = workspace.crossval("+".join(networks.together))
-    if not (folder / "evaluation.json").exists():
+    """Return the scores of the held-out cases of networks; None if not all were scored, or if scores are of others."""
+    if not workspace.packed.exists():
+        return known_evaluation(workspace, networks.together, networks.folds)
+    path = workspace.crossval("+".join(networks.together)) / "evaluation.json"
+    if not path.exists():
         return None
-    found = Evaluation.load(folder / "evaluation.json")
-    if workspace.packed.exists():
+    found = Evaluation.load(path)
+    if set(networks.folds) == set(PackedModel.load(workspace.packed).folds):
         return found
-    scored: set[str] = set()
-    for fold in networks.folds:
-        record = folder / f"fold_{fold}.json"
-        if fold == ALL_DATA or not record.exists():
-            return None
-        predictions = HeldOutPredictions.load(record)
-        digests = {digest_of_file(workspace.fold(name, fold).weights) for name in networks.together}
-        if not digests <= set(predictions.made_from.values()):
-            return None
-        scored |= predictions.outputs.keys()
-    return found if scored == {case.name for case in found.cases} else None
+    splits = Splits.load(workspace.splits).folds if workspace.splits.exists() else ()
+    if not all(fold != ALL_DATA and fold < len(splits) for fold in networks.folds):
+        return None
+    names = {name for fold in networks.folds if fold != ALL_DATA for name in splits[fold].validation}
+    return part_of(found, names, networks.folds, rules_of(workspace).empirical.evaluation)
 
 
 def declared_licence(workspace: Workspace) -> Licence:
@@ -258,15 +264,19 @@ def declared_licence(workspace: Workspace) -> Licence:
 
 
 def _targets(planned: Plan, seen: Fingerprint | None) -> Iterator[Target]:
-    frequencies = {entry.name: entry for entry in (() if seen is None else seen.frequencies)}
+    known = {} if seen is None else training_volumes_ml(seen, planned.labels)
     for entry in planned.labels.foreground:
         values = (entry.value,) if isinstance(entry, LabelClass) else entry.values
-        known = frequencies.get(entry.name)
-        if known is None:
+        if not (volumes_ml := known.get(entry.name)):
             yield Target(name=entry.name, values=values)
-        else:
-            volume_ml = known.median_volume_mm3 / MM3_PER_ML
-            yield Target(name=entry.name, values=values, case_share=known.case_share, median_volume_ml=volume_ml)
+            continue
+        present = [volume_ml for volume_ml in volumes_ml if volume_ml]
+        yield Target(
+            name=entry.name,
+            values=values,
+            case_share=len(present) / len(volumes_ml),
+            median_volume_ml=float(np.median(present)) if present else 0.0,
+        )
 
 
 def _num_learnt(workspace: Workspace, networks: Networks, num_cases: int) -> tuple[int, int] | None:
@@ -324,9 +334,19 @@ def _scores(found: Evaluation) -> HeldOutScores:
         num_groups=len({case.name if case.group is None else case.group for case in found.cases}),
         tolerance_mm=found.tolerance_mm,
         classes=tuple(
-            ClassScore(name=name, dice=summary.dice, surface_dice=summary.surface_dice, hd95_mm=summary.hd95_mm)
+            ClassScore(
+                name=name,
+                num_cases=sum(map(_has_reference, (case.classes[name] for case in found.cases))),
+                dice=summary.dice,
+                surface_dice=summary.surface_dice,
+                hd95_mm=summary.hd95_mm,
+            )
             for name, summary in found.per_class.items()
         ),
         mean_dice=found.mean_foreground_dice,
         interval=found.mean_foreground_interval,
     )
+
+
+def _has_reference(scores: ClassScores) -> bool:
+    return scores.true_positives + scores.false_negatives > 0

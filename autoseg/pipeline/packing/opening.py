@@ -15,6 +15,7 @@ from autoseg.infer.predictor import Predictor
 from autoseg.network.checkpoint import load_network
 from autoseg.pipeline.packing.networks import choose_networks
 from autoseg.pipeline.packing.packed_model import FETCH_AGAIN, MANIFEST, PackedModel, unpacked
+from autoseg.pipeline.packing.texts import harmful_text, names_in
 from autoseg.pipeline.prediction.models import digest_of_networks
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.select.choose import Selection
@@ -91,8 +92,9 @@ def require_fit(path: Path, workspace: Workspace) -> None:
     manifest = PackedModel.load(workspace.packed)
     model = _Unpacked(path, workspace, manifest)
     planned = model.read(Plan, workspace.plan)
-    for place, texts in ((workspace.plan, _names(planned)), (workspace.packed, manifest.licence.text.splitlines())):
-        if strange := next((text for text in texts if not text.replace("\t", "").isprintable()), None):
+    of_manifest = (manifest.autoseg, *manifest.licence.text.splitlines())
+    for place, texts in ((workspace.plan, names_in(planned)), (workspace.packed, of_manifest)):
+        if (strange := harmful_text(texts)) is not None:
             raise model.error(place, f"names and terms must be printable, got {strange!r}")
     if manifest.dataset != planned.dataset:
         raise model.error(workspace.plan, f"dataset must be {manifest.dataset}, got {planned.dataset}")
@@ -104,7 +106,7 @@ def require_fit(path: Path, workspace: Workspace) -> None:
         wanted = manifest.folds if name in manifest.configurations else (next(iter(trained), 0),)
         for fold in {*wanted, *trained}:
             _require_network(model, planned, name, fold)
-    _require_selection(model, manifest)
+    _require_selection(model, planned, manifest)
     _require_description(model, planned)
 
 
@@ -137,14 +139,6 @@ class _Unpacked:
         return f"{self._path}, {path.relative_to(self.workspace.root)}"
 
 
-def _names(planned: Plan) -> Iterator[str]:
-    """Give all texts of a plan that are shown to people."""
-    yield planned.dataset
-    yield from planned.channels
-    yield from (entry.name for entry in planned.labels.classes)
-    yield from (entry.name for entry in planned.labels.regions)
-
-
 def _stages(planned: Plan) -> Iterator[ConfigurationName]:
     for configuration in planned.configurations.values():
         if configuration.previous_stage is not None:
@@ -171,16 +165,22 @@ def _require_network(model: _Unpacked, planned: Plan, configuration: Configurati
     load_network(folder.weights, planned.configurations[configuration].network)
 
 
-def _require_selection(model: _Unpacked, manifest: PackedModel) -> None:
-    """Refuse a selection of other networks."""
+def _require_selection(model: _Unpacked, planned: Plan, manifest: PackedModel) -> None:
+    """Refuse a selection of other configurations; its folds may be others, of which none is packed."""
     place = model.workspace.selection
     if not place.exists():
         return
     selection = model.read(Selection, place)
-    if (selection.configurations, selection.folds) != (manifest.configurations, manifest.folds):
+    if selection.configurations != manifest.configurations:
         raise model.error(place, f"must be of the networks that {MANIFEST} names, got others")
+    stages = set(_stages(planned))
     for name in selection.configurations:
+        trained = model.workspace.trainings(name)
         for fold in selection.folds:
+            if fold not in trained and fold not in manifest.folds:
+                continue
+            if fold not in manifest.folds and name not in stages:
+                raise model.error(place, f"must be of the networks that {MANIFEST} names, got others")
             folder = model.workspace.fold(name, fold)
             if selection.made_from.get(f"{name} fold {fold}") != model.weights_digest(folder):
                 raise model.error(place, f"must be of the networks in this model, got another fold {fold} of {name}")

@@ -27,6 +27,7 @@ from autoseg.pipeline.packing.packed_model import (
     copy_hashed,
     read_manifest,
 )
+from autoseg.pipeline.packing.texts import harmful_text, names_in
 from autoseg.pipeline.planning.prepare import load_plan
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.train.record import MODEL, WEIGHTS, TrainingRecord
@@ -67,13 +68,15 @@ def pack(workspace: Workspace, request: PackRequest) -> Path:
     Raises:
         PredictionError: If the networks are not trained to their end, or do not belong together.
         PlanError: If there is no plan, or it lacks the configuration.
-        ArtefactError: If the file is there and holds something else, or cannot be written.
+        ArtefactError: If the file is there and holds something else, or cannot be written; if a name or the licence
+            could harm a terminal.
     """
     networks = choose_networks(workspace, request.configuration, request.folds)
     networks.load(workspace, networks.choice("cpu"))
     licence = declared_licence(workspace) if request.licence is None else read_licence(request.licence)
     target = request.target or workspace.root / file_name(workspace)
     _require_own(target, load_plan(workspace).dataset)
+    _require_harmless(workspace, licence)
     members = dict(_members(workspace, networks))
     described = describe(workspace, networks).model_copy(update={"licence": licence, "autoseg": autoseg.__version__})
     members[CARD] = model_card(described, file_name(workspace)).encode()
@@ -107,8 +110,9 @@ def read_licence(text_or_file: str) -> Licence:
                 f"{where}: must be a readable text, got: {error}. Correct the path, or save it as UTF-8."
             ) from None
     text = "\n".join(line.rstrip() for line in text.strip().splitlines())
-    if not text or len(text.encode()) > LARGEST_LICENCE_BYTES:
-        got = f"{len(text.encode())} bytes" if text else "nothing"
+    num_bytes = len(text.encode(errors="surrogatepass"))
+    if not text or num_bytes > LARGEST_LICENCE_BYTES:
+        got = f"{num_bytes} bytes" if text else "nothing"
         raise ArtefactError(f"{where}: must be a text of up to {LARGEST_LICENCE_BYTES} bytes, got {got}. Shorten it.")
     return Licence(text=text, source="given")
 
@@ -135,6 +139,17 @@ def _require_own(target: Path, dataset: str) -> None:
             f"{target}: must be new, or an earlier model of {dataset}, got {found}. Name another file, or delete this"
             " one."
         )
+
+
+def _require_harmless(workspace: Workspace, licence: Licence) -> None:
+    """Refuse names and terms that a packed model would not be opened with."""
+    plain = "must hold no control characters, separators of lines or controls of the direction of writing"
+    if (name := harmful_text(names_in(load_plan(workspace)))) is not None:
+        raise ArtefactError(
+            f"{workspace.plan}: names {plain}, got {name!r}. Correct the name in the dataset, and plan again."
+        )
+    if (line := harmful_text(licence.text.splitlines())) is not None:
+        raise ArtefactError(f"licence: terms {plain}, got {line!r}. Give them without with --licence.")
 
 
 def _members(workspace: Workspace, networks: Networks) -> Iterator[tuple[str, bytes | Path]]:

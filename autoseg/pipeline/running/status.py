@@ -11,15 +11,15 @@ from autoseg.data.dataset import Dataset
 from autoseg.data.splits import Splits
 from autoseg.fingerprint import Fingerprint
 from autoseg.pipeline.planning.prepare import load_plan
+from autoseg.pipeline.running.current import Networks, Trained, is_result_of, is_selection_of
 from autoseg.pipeline.running.request import RunResult
 from autoseg.pipeline.training.failure import Failure, is_held, noting
 from autoseg.plan.schema import ConfigurationName, Plan
 from autoseg.select.choose import Selection
-from autoseg.train.record import WEIGHTS, TrainingRecord
 
 StageState: TypeAlias = Literal["done", "out of date", "failed", "missing"]
 
-TrainingState: TypeAlias = Literal["done", "of another plan", "running", "failed", "broken off", "missing"]
+TrainingState: TypeAlias = Trained | Literal["running", "failed", "broken off", "missing"]
 
 
 class TrainingStatus(Record):
@@ -27,7 +27,9 @@ class TrainingStatus(Record):
 
     Attributes:
         configuration, fold: Which one.
-        state: `of another plan` is done, but not as the plan says now; `broken off` goes on with the same command.
+        state: `of another plan` is done, but not as the plan says now; `of other data` is done, but its cases, labels
+            or folds have changed, or may have, as their files have; so is a cascade whose earlier stage has. `broken
+            off` goes on with the same command.
         num_epochs: That are done.
         error: Why it failed last, even if an earlier training is there; None if it did not.
     """
@@ -45,7 +47,7 @@ class Status(Record):
     Attributes:
         dataset: Its name; None before one was opened.
         stages: How check, fingerprint, splits, plan, selection and run are; `out of date` was made from other data,
-            another plan or other networks than are there now.
+            another plan or other networks than are there now, or from networks that would be trained again.
         trainings: Of every configuration of the plan, by fold.
         held_out: How many folds have held-out predictions, by configuration or ensemble.
         error: Why the last run failed; None if it did not.
@@ -77,10 +79,12 @@ def status_of(workspace: Workspace) -> Status:
     dataset = Dataset.load(workspace.dataset) if workspace.dataset.exists() else None
     num_folds = len(Splits.load(workspace.splits).folds) if workspace.splits.exists() else 0
     known = planned.dataset if planned is not None else None
+    prepared = _prepared(workspace, dataset)
+    networks = None if planned is None else Networks(workspace, planned, dataset, num_folds)
     return Status(
         dataset=dataset.name if dataset is not None else known,
-        stages={**_prepared(workspace, dataset), **_chosen(workspace, planned)},
-        trainings=() if planned is None else tuple(_trainings(workspace, planned, num_folds)),
+        stages={**prepared, **_chosen(workspace, networks, is_prepared="out of date" not in prepared.values())},
+        trainings=() if networks is None else tuple(_trainings(networks)),
         held_out=_held_out(workspace, num_folds),
         error=Failure.load(workspace.failure).error if workspace.failure.exists() else None,
     )
@@ -105,67 +109,63 @@ def _prepared(workspace: Workspace, dataset: Dataset | None) -> dict[str, StageS
     return states
 
 
-def _chosen(workspace: Workspace, planned: Plan | None) -> dict[str, StageState]:
-    """Return whether selection and run are of the plan and the networks that are there."""
+def _chosen(workspace: Workspace, networks: Networks | None, *, is_prepared: bool) -> dict[str, StageState]:
+    """Return whether selection and run are of the plan and the networks that are there, and these up to date.
+
+    Args:
+        workspace: Of them.
+        networks: That are there; None without a plan.
+        is_prepared: Whether the stages before the trainings are up to date.
+    """
     states: dict[str, StageState] = {"selection": "missing", "run": "missing"}
     selection = Selection.load(workspace.selection) if workspace.selection.exists() else None
     if selection is not None:
-        is_current = planned is not None and selection.made_from.get("plan") in (None, planned.digest())
-        states["selection"] = _state(is_current=is_current and _is_of_networks(workspace, selection))
+        is_current = is_prepared and networks is not None and is_selection_of(networks, selection)
+        states["selection"] = _state(is_current=is_current)
     if workspace.run.exists():
         result = RunResult.load(workspace.run)
-        is_current = result.selection is None or result.selection == selection
-        states["run"] = "failed" if result.failed else _state(is_current=is_current)
+        if result.failed:
+            states["run"] = "failed"
+        elif result.selection is not None:
+            is_current = result.selection == selection and states["selection"] == "done"
+            states["run"] = _state(is_current=is_current)
+        else:
+            is_current = is_prepared and networks is not None and is_result_of(networks, result)
+            states["run"] = _state(is_current=is_current)
     return states
-
-
-def _is_of_networks(workspace: Workspace, selection: Selection) -> bool:
-    """Return whether the networks are there that a selection was made from."""
-    for name in selection.configurations:
-        trained = workspace.folds(name)
-        for fold in selection.folds:
-            digest = selection.made_from.get(f"{name} fold {fold}")
-            if fold not in trained or TrainingRecord.load(trained[fold].record).made_from.get(WEIGHTS) != digest:
-                return False
-    return True
 
 
 def _state(*, is_current: bool) -> StageState:
     return "done" if is_current else "out of date"
 
 
-def _trainings(workspace: Workspace, planned: Plan, num_folds: int) -> Iterator[TrainingStatus]:
+def _trainings(networks: Networks) -> Iterator[TrainingStatus]:
     """Give how far each training is: of every fold, and those that are there besides."""
-    for name in planned.configurations:
-        others = [fold for fold in workspace.trainings(name) if fold not in range(num_folds)]
-        for fold in (*range(num_folds), *others):
-            yield _training_status(workspace, planned, name, fold)
+    for name in networks.plan.configurations:
+        there = networks.workspace.trainings(name)
+        others = [fold for fold in there if fold not in range(networks.num_folds)]
+        for fold in (*range(networks.num_folds), *others):
+            yield _training_status(networks, name, fold)
 
 
-def _training_status(
-    workspace: Workspace, planned: Plan, configuration: ConfigurationName, fold: FoldName
-) -> TrainingStatus:
-    folder = workspace.fold(configuration, fold)
+def _training_status(networks: Networks, configuration: ConfigurationName, fold: FoldName) -> TrainingStatus:
+    folder = networks.workspace.fold(configuration, fold)
     error = Failure.load(folder.failure).error if folder.failure.exists() else None
+    trained = networks.trained(configuration, fold)
     state: TrainingState = "missing"
     if is_held(folder):
         state, error = "running", None
-    elif folder.record.exists() and _is_of(planned, configuration, folder):
+    elif trained == "done":
         state = "done"
     elif error is not None:
         state = "failed"
-    elif folder.record.exists():
-        state = "of another plan"
+    elif trained is not None:
+        state = trained
     elif folder.checkpoint.exists():
         state = "broken off"
     return TrainingStatus(
         configuration=configuration, fold=fold, state=state, num_epochs=_num_epochs(folder), error=error
     )
-
-
-def _is_of(planned: Plan, configuration: ConfigurationName, folder: FoldFolder) -> bool:
-    made_from = TrainingRecord.load(folder.record).made_from
-    return made_from.get("recipe", planned.recipe_digest(configuration)) == planned.recipe_digest(configuration)
 
 
 def _num_epochs(folder: FoldFolder) -> int:

@@ -1,13 +1,17 @@
 """What a run trains, and how it shares out its time."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from autoseg import pipeline
-from autoseg.core.errors import PlanError
+from autoseg.core.errors import InterruptionError, PlanError
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import Workspace
+from autoseg.pipeline import full_run
+from autoseg.pipeline.budget import schedule
 from autoseg.pipeline.budget.allocation import allocate, plan_for_time
 from autoseg.pipeline.budget.paces import BudgetedRun
 from autoseg.pipeline.budget.schedule import (
@@ -16,8 +20,13 @@ from autoseg.pipeline.budget.schedule import (
     Share,
     allocation_table,
     contents_of,
+    side_by_side_s,
+    untimed_allocation,
     worth_running,
 )
+from autoseg.pipeline.jobs.side_by_side import SideBySide
+from autoseg.pipeline.planning import costs
+from autoseg.plan.costs import Costs
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.plan.schema import ConfigurationName, ConfigurationPlan, Plan
 from tests.end_to_end.blobs import write_blobs, write_tiny_rules
@@ -86,6 +95,83 @@ def test_the_table_says_what_is_trained_and_what_it_takes() -> None:
     lines = allocation_table(Allocation(shares=(share,), mirror=True, after_s=120.0)).splitlines()
     assert lines[2].split() == ["selection,", "pictures", "2", "min"]
     assert lines[3].split() == ["all", "5", "53", "min"]
+
+
+@pytest.mark.parametrize(
+    ("num_jobs", "seconds"),
+    [
+        (1, 5 * 600 + 5 * 300 + 5 * 100 + 60 + 6 + 4 + 20),
+        (2, 3 * 600 + 2 * 300 + 3 * 100 + 60 + 6 + 4 + 20),
+        (5, 600 + 300 + 100 + 60 + 6 + 4 + 20),
+        (15, 600 + 100 + 60 + 6 + 4 + 20),
+    ],
+)
+def test_what_runs_side_by_side_takes_its_wall_time(
+    planned: tuple[Workspace, Plan], num_jobs: int, seconds: float
+) -> None:
+    """A cascade waits for the others, and predictions are made by one process."""
+    shares = (
+        Share(configuration="2d", num_trainings=5, training_s=600.0, num_steps=9, prediction_s=60.0),
+        Share(configuration="3d_lowres", num_trainings=5, training_s=300.0, num_steps=9, prediction_s=6.0),
+        Share(configuration=CASCADE, num_trainings=5, training_s=100.0, num_steps=9, prediction_s=0.0, stage_s=4.0),
+    )
+    allocation = Allocation(shares=shares, mirror=True, after_s=20.0)
+    found_s = side_by_side_s(allocation, _with_cascade(planned[1]), partial(SideBySide(num_jobs).wall_s, device="cpu"))
+    assert found_s == pytest.approx(seconds)
+    last = allocation_table(allocation, 3000.0).splitlines()[-1]
+    assert last.split() == ["all,", "side", "by", "side", "15", "50", "min"]
+
+
+def test_what_was_not_timed_is_listed_without_times(planned: tuple[Workspace, Plan]) -> None:
+    plan = planned[1]
+    contents = Contents(("3d_fullres", "2d"), frozenset(), (0, 1), (0, 1, 2))
+    allocation = untimed_allocation(plan, contents, 20)
+    lines = [line.split() for line in allocation_table(allocation).splitlines()]
+    steps = str(20 * plan.training.steps_per_epoch)
+    assert lines == [
+        ["trainings", "epochs", "each", "steps", "each"],
+        ["3d_fullres", "2", "20", steps],
+        ["2d", "2", "20", steps],
+        ["all", "4"],
+    ]
+
+
+def test_a_run_on_a_cluster_times_nothing_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is left as its trainings begin, with all done that comes before."""
+    timed_on = []
+
+    def costs_here(*given: object) -> Costs:
+        timed_on.append(given[-1])
+        return costs.costs_here(*given)  # type: ignore[arg-type]
+
+    def train(*_: object) -> None:
+        raise InterruptionError("training left")
+
+    monkeypatch.setattr(schedule, "costs_here", costs_here)
+    monkeypatch.setattr(full_run, "train_contents", train)
+    caplog.set_level("INFO", "autoseg")
+    request = pipeline.RunRequest(
+        source=write_blobs(tmp_path / "data", num_cases=4),
+        data=pipeline.DataOptions(None, 2, 0),
+        planning=pipeline.PlanOptions("cpu", write_tiny_rules(tmp_path / "rules")),
+        num_epochs=20,
+        device="cpu",
+        side_by_side=SideBySide(None, "slurm"),
+    )
+    with pytest.raises(InterruptionError):
+        pipeline.run(Workspace(tmp_path / "work"), request, Silent())
+    assert "Planned with the preset cpu. To train, 4 at a time; how long that takes is not known" in caplog.text
+    assert "epochs each" in caplog.text
+    assert timed_on == []
+    for num_jobs, total in ((2, "  all, side by side  4 "), (1, "  all  ")):
+        caplog.clear()
+        with pytest.raises(InterruptionError):
+            pipeline.run(Workspace(tmp_path / "work"), replace(request, side_by_side=SideBySide(num_jobs)), Silent())
+        assert "Planned for cpu with the preset cpu. To train, as predicted" in caplog.text
+        assert total in caplog.text
+    assert timed_on == ["cpu"]
 
 
 def _shared_out(folder: Path, source: Path, budget_s: float, min_steps: int) -> tuple[Workspace, Allocation]:

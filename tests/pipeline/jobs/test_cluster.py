@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.core.errors import TrainingError
+from autoseg.core.errors import InterruptionError, TrainingError
 from autoseg.core.progress import Silent
 from autoseg.core.workspace import FoldName, Workspace
-from autoseg.pipeline.jobs.cluster import PARAMETERS, Queue, SlurmJob, Submission, starter
-from autoseg.pipeline.jobs.job import Job, nothing_else
+from autoseg.pipeline.jobs.cluster import PARAMETERS, QUEUE_TRIES, ClusterJob, Queue, SlurmJob, Submission, starter
+from autoseg.pipeline.jobs.job import LEFT, Job, nothing_else
 from autoseg.pipeline.jobs.side_by_side import SideBySide, train_all
 from autoseg.pipeline.training.failure import Failure
 from autoseg.plan.schema import ConfigurationName
@@ -133,6 +134,78 @@ def test_a_queue_that_cannot_be_asked_is_as_it_was(slurm: Path, monkeypatch: pyt
     assert queue.states() == {"7": "RUNNING", "12_3": "PENDING"}
     (slurm / "queue").unlink()
     assert queue.states() == {"7": "RUNNING", "12_3": "PENDING"}
+
+
+def _answer_after(slurm: Path, num_failures: int) -> None:
+    """Have `squeue` fail so often before it tells what it has."""
+    tries = slurm / "tries"
+    (slurm / "squeue").write_text(
+        f"#!/bin/sh\necho >> {tries}\n[ $(wc -l < {tries}) -gt {num_failures} ] || "
+        f"{{ echo Socket timed out >&2; exit 1; }}\ncat {slurm}/queue\n"
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_no_second_job_is_submitted_where_the_queue_never_answers(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_ended: bool
+) -> None:
+    """But one that has left its result is not in the queue, whether or not that is asked."""
+    monkeypatch.setattr("autoseg.pipeline.jobs.cluster.QUEUE_S", 0.0)
+    place = Workspace(tmp_path / "work")
+    running = starter(place, "slurm", {})(_job(place))
+    (slurm / "script").unlink()
+    _answer_after(slurm, num_failures=10**6)
+    if has_ended:
+        assert isinstance(running, SlurmJob)
+        running.submitted.paths.result_pickle.write_bytes(pickle.dumps(("error", "of an earlier command")))
+        starter(place, "slurm", {})(_job(place))
+    else:
+        with pytest.raises(TrainingError, match=r"squeue: .*here, 7, got no answer .* The same command goes on"):
+            starter(place, "slurm", {})(_job(place))
+        assert len((slurm / "tries").read_text()) == QUEUE_TRIES
+    assert (slurm / "script").exists() == has_ended
+    assert not (slurm / "cancelled").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_a_queue_that_answers_at_last_has_the_job(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoseg.pipeline.jobs.cluster.QUEUE_S", 0.0)
+    place = Workspace(tmp_path / "work")
+    starter(place, "slurm", {})(_job(place))
+    (slurm / "script").unlink()
+    _answer_after(slurm, num_failures=QUEUE_TRIES - 1)
+    assert starter(place, "slurm", {})(_job(place)).waits_for() == "pending"
+    assert not (slurm / "script").exists()
+
+
+@contextmanager
+def left_at_once(place: Workspace) -> Iterator[Hooks]:
+    """Do what a training does that is asked to leave."""
+    raise InterruptionError("training left in epoch 1, with a checkpoint")
+    yield
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals and a shell")
+@pytest.mark.parametrize(("state", "is_requeued"), [("RUNNING", True), ("COMPLETING", False)])
+def test_a_preempted_job_asks_a_busy_queue_again_before_it_ends(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, is_requeued: bool
+) -> None:
+    monkeypatch.setattr("autoseg.pipeline.jobs.cluster.GRACE_PAUSE_S", 0.0)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    (slurm / "queue").write_text(f"7 {state}\n")
+    _answer_after(slurm, num_failures=2)
+    told: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, _: told.append(number))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            ClusterJob(replace(_job(Workspace(tmp_path / "work")), open_hooks=left_at_once))()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert ended.value.code == LEFT
+    assert told == [signal.SIGUSR2] * is_requeued
+    assert len((slurm / "tries").read_text()) == 3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")

@@ -15,6 +15,7 @@ from autoseg.evaluate.case import score_case
 from autoseg.evaluate.compare import Difference
 from autoseg.evaluate.run import evaluation_rules
 from autoseg.evaluate.scores import CaseScores, Evaluation, summarise
+from autoseg.fingerprint.schema import ClassFingerprint, ClassFrequency
 from autoseg.network.checkpoint import save_weights
 from autoseg.network.unet import UNet
 from autoseg.pipeline.heldout.maps import HeldOutPredictions
@@ -95,14 +96,16 @@ def write_scores(workspace: Workspace, together: Together) -> Evaluation:
     labels, folder = plans.LABELS, workspace.crossval("+".join(together))
     reference = np.zeros((4, 4, 4), np.uint16)
     reference[1:3], reference[3] = 1, 2
-    cases = []
+    cases, made_from = [], {}
     for fold, name in enumerate(NAMES):
         prediction = np.roll(reference, fold, axis=0)
         scores = score_case(prediction, reference, SPACING, labels, evaluation_rules())
         cases.append(CaseScores(name=name, classes=scores, group=name.upper()))
         digests = {part: digest_of_file(workspace.fold(part, fold).weights) for part in together}
-        HeldOutPredictions(made_from=digests, outputs={name: f"{name}.nii.gz"}).save(folder / f"fold_{fold}.json")
-    found = summarise(cases, labels, evaluation_rules())
+        maps = HeldOutPredictions(made_from=digests, outputs={name: f"{name}.nii.gz"})
+        maps.save(folder / f"fold_{fold}.json")
+        made_from[f"fold {fold}"] = maps.digest()
+    found = summarise(cases, labels, evaluation_rules()).model_copy(update={"made_from": made_from})
     found.save(folder / "evaluation.json")
     return found
 
@@ -116,7 +119,10 @@ def write_scan(path: Path, seed: int = 0) -> Path:
 
 def _write_dataset(workspace: Workspace, planned: Plan) -> None:
     seen = fingerprint()
-    cases = tuple(case.model_copy(update={"name": name}) for case, name in zip(seen.cases, NAMES, strict=True))
+    cases = tuple(
+        case.model_copy(update={"name": name, "classes": tuple(map(_as_frequent, case.classes, seen.frequencies))})
+        for case, name in zip(seen.cases, NAMES, strict=True)
+    )
     seen.model_copy(update={"cases": cases}).save(workspace.fingerprint)
     Splits(folds=tuple(Split(train=(NAMES[1 - fold],), validation=(NAMES[fold],)) for fold in range(2)), seed=1).save(
         workspace.splits
@@ -134,3 +140,8 @@ def _write_dataset(workspace: Workspace, planned: Plan) -> None:
     ).save(workspace.dataset)
     write_scores(workspace, TOGETHER)
     write_scores(workspace, ("2d",))
+
+
+def _as_frequent(found: ClassFingerprint, over_all: ClassFrequency) -> ClassFingerprint:
+    """Return a class of a case with the volume that it has in the median."""
+    return found.model_copy(update={"volume_mm3": over_all.median_volume_mm3 if found.num_voxels else 0.0})

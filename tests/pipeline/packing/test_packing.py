@@ -119,7 +119,7 @@ def test_some_of_what_is_packed_can_be_asked_for(whole: Workspace, packed: Path,
     before = _segmented(whole, choose_networks(whole, "2d", (1,)), scan, tmp_path / "before")
     with open_model(packed) as place:
         after = _segmented(place, choose_networks(place, "2d", (1,)), scan, tmp_path / "after")
-        assert choose_networks(place, folds=(0,)) == Networks("2d", (0,))
+        assert choose_networks(place, folds=(0,)) == Networks("2d", (0,), Selection.load(place.selection))
         with pytest.raises(PredictionError, match=r"in the model of phantom, 0, 1 of 2d, got 4\. Leave --folds out"):
             choose_networks(place, folds=(4,))
         with pytest.raises(PlanError, match="must be one of 2d, 3d_fullres, got 3d_lowres"):
@@ -169,7 +169,9 @@ def test_what_does_not_predict_stays_at_home(workspace: Workspace, tmp_path: Pat
         assert set(load_plan(place).configurations) == {"2d"}
         assert choose_networks(place) == Networks("2d", (1,))
         assert not place.selection.exists()
-        assert not list(place.root.glob("crossval/*")), "the scores are of both folds"
+        scores = describe(place, choose_networks(place)).held_out
+        assert scores is not None
+        assert scores.num_cases == 1, "that of the other fold stays at home"
     with open_model(pack(workspace, PackRequest(tmp_path / "b.zip", "2d"))) as place:
         found = describe(place, choose_networks(place))
     assert found.held_out is not None
@@ -258,6 +260,8 @@ def test_the_licence_is_the_one_given_or_that_of_the_data(
         ("licnce.txt", "licnce.txt: must be a readable text, got: .*No such file"),
         ("image.png", "image.png: must be a readable text"),
         ("x" * 300_000, "300000"),
+        ("CC BY \x1b[2J", r"licence: terms must hold no control characters.*got 'CC BY \\x1b\[2J'\. Give them without"),
+        ("CC BY \udc80", r"licence: terms must hold no control characters.*got 'CC BY \\udc80'"),
     ],
 )
 def test_a_licence_that_is_no_text_is_refused(
@@ -267,6 +271,25 @@ def test_a_licence_that_is_no_text_is_refused(
     (tmp_path / "image.png").write_bytes(b"\x89PNG\xff\xfe")
     with pytest.raises(ArtefactError, match=words):
         pack(workspace, PackRequest(licence=given))
+
+
+def test_a_no_break_space_is_packed_and_opened(workspace: Workspace, tmp_path: Path) -> None:
+    licence = "CC BY 4.0 \N{COPYRIGHT SIGN}\N{NO-BREAK SPACE}Uni"
+    with open_model(pack(workspace, PackRequest(tmp_path / "a.zip", licence=licence))) as place:
+        assert describe(place, choose_networks(place)).licence.text == licence
+
+
+def test_a_name_that_could_harm_a_terminal_is_refused_before_anything_is_written(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    planned = load_plan(workspace)
+    odd = planned.model_copy(update={"channels": ("CT\N{RIGHT-TO-LEFT OVERRIDE}",)})
+    other = untrained(tmp_path / "odd", plan=odd)
+    with pytest.raises(
+        ArtefactError, match=r"plan\.json: names must hold no control.*got 'CT\\u202e'\. Correct the name"
+    ):
+        pack(other, PackRequest(tmp_path / "a.zip"))
+    assert not (tmp_path / "a.zip").exists()
 
 
 def test_an_earlier_model_is_replaced_and_nothing_else(workspace: Workspace, tmp_path: Path) -> None:
@@ -336,8 +359,8 @@ def test_the_card_says_what_people_need_to_know(packed: Path, workspace: Workspa
     with zipfile.ZipFile(pack(unknown, PackRequest())) as archive:
         card = archive.read("MODEL_CARD.md").decode()
     assert "Not known: the model came without a description of them." in card
-    assert "None: no cases that these networks had not seen were scored." in card
-    assert "How good it is has not been measured." in card
+    assert "None come with this model." in card
+    assert "No measure of how good it is comes with it." in card
     assert "None was given, and the training data declare none." in card
 
 
