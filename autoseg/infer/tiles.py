@@ -79,7 +79,8 @@ def tile_starts(size: int, patch: int, step: float) -> tuple[int, ...]:
     num_tiles = math.ceil((size - patch) / (patch * step)) + 1
     if num_tiles == 1:
         return (0,)
-    return tuple(round((size - patch) / (num_tiles - 1) * tile) for tile in range(num_tiles))
+    starts = (round((size - patch) / (num_tiles - 1) * tile) for tile in range(num_tiles))
+    return tuple(dict.fromkeys(starts))  # Of a patch of few voxels, neighbours may fall together.
 
 
 def gaussian_weights(patch: int, sigma: float, centre: GaussianCentre = "middle") -> Tensor:

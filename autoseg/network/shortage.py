@@ -10,6 +10,7 @@ _OF_DEVICE = (
     "cudnn_status_alloc_failed",
     "cublas_status_not_initialized when calling `cublascreate",  # Of a handle, for which a full GPU has no room left.
     "cudnn_status_not_initialized",
+    "unable to find an engine to execute this computation",  # Of cuDNN: no algorithm had room for what it needs.
 )
 """Of errors that torch raises without a type of their own."""
 

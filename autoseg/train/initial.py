@@ -27,6 +27,23 @@ def initial_weights_file(source: Path) -> Path:
     return path
 
 
+def require_staying(initial: Path, leaving: Path) -> None:
+    """Refuse weights to begin with that would be deleted, or set aside, for the training that begins with them.
+
+    Args:
+        initial: Weights to begin with.
+        leaving: Weights that make room for the training, where there are any.
+
+    Raises:
+        TrainingError: If they are the same file.
+    """
+    if leaving.exists() and leaving.samefile(initial):
+        raise TrainingError(
+            f"--init-from {initial}: must be weights that stay, got those of the very training that would make room."
+            " Copy the file to another place, and name that."
+        )
+
+
 def take_over(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Copy the weights that agree in name and shape into a network; log what was taken and what was not.
 

@@ -27,7 +27,7 @@ from autoseg.train.distributed import ALONE, Team
 from autoseg.train.epoch import WAITING_SHARE, Fold, train_epochs, waiting_sentence
 from autoseg.train.failure import computing, writing
 from autoseg.train.hooks import NO_HOOKS, Hooks
-from autoseg.train.initial import initial_weights_file
+from autoseg.train.initial import initial_weights_file, require_staying
 from autoseg.train.keeping import make_room
 from autoseg.train.record import (
     CASES,
@@ -140,6 +140,8 @@ def train_fold(
     origins = _origins(data, initial)
     identity = _identity(plan, data.split, request, origins)
     with _locked(folder, team):
+        if initial is not None and (request.restart or request.makes_room):
+            require_staying(initial, folder.weights)
         if request.restart:
             team.by_first(partial(_clear, folder))
         elif request.makes_room:

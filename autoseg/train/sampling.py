@@ -123,7 +123,7 @@ class PatchSource:
         plan = self.plan
         counts = case.properties.num_voxels_per_class
         present = [label for label, count in enumerate(counts) if label > 0 and count > 0]
-        if present and sample >= round(plan.batch_size * (1 - plan.foreground_fraction)):
+        if present and self._is_forced(rng, sample):
             chosen = present[rng.integers(len(present))]
             voxels = foreground_voxels(self._folder, case.properties.name, chosen)
             return tuple(int(place) for place in voxels[rng.integers(len(voxels))])
@@ -136,6 +136,14 @@ class PatchSource:
             int(rng.integers(size // 2, extent - (size - size // 2) + 1)) if extent > size else extent // 2
             for size, extent in zip(patch, case.image.shape[1:], strict=True)
         )
+
+    def _is_forced(self, rng: np.random.Generator, sample: int) -> bool:
+        """Return whether a patch is centred on foreground: the last ones of a batch are; of a batch too small, some."""
+        plan = self.plan
+        num_free = round(plan.batch_size * (1 - plan.foreground_fraction))
+        if num_free < plan.batch_size or sample < plan.batch_size - 1 or plan.foreground_fraction == 0:
+            return sample >= num_free
+        return bool(rng.random() < plan.batch_size * plan.foreground_fraction)
 
     def _box(self, case: StoredCase, centre: tuple[int, ...], shape: tuple[int, ...]) -> Box:
         """Return the surroundings of a voxel, (z, y, x); the patch itself is kept inside the scan where it fits.

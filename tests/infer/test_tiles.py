@@ -80,6 +80,11 @@ def test_tiles_are_few_and_even(size: int, patch: int, expected: tuple[int, ...]
     assert tile_starts(size, patch, 0.5) == expected
 
 
+@pytest.mark.parametrize("size", [3, 4, 5, 9])
+def test_tiles_of_few_voxels_do_not_fall_together(size: int) -> None:
+    assert tile_starts(size, 2, 0.34) == tuple(range(size - 1))
+
+
 def test_a_tile_must_fit() -> None:
     with pytest.raises(ValueError, match="at least the patch of 8 voxels, got 7"):
         tile_starts(7, 8, 0.5)

@@ -14,6 +14,7 @@ OF_DEVICE = (
     RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
     RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+    RuntimeError("FIND was unable to find an engine to execute this computation"),
     RuntimeError("MPS backend out of memory (MPS allocated: 8.05 GB)."),
 )
 OF_MACHINE = (

@@ -1,6 +1,7 @@
 """Training that begins with the weights of another model."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def data(tmp_path: Path) -> FoldData:
     return FoldData(Split(train=("a",), validation=("b",)), folder, "digest")
 
 
-def _train(data: FoldData, folder: Path, init_from: Path | None, decay: float = 0.0) -> TrainingRecord:
+def _train(data: FoldData, folder: Path, init_from: Path | None, decay: float = 0.0, **changes: bool) -> TrainingRecord:
     request = TrainingRequest(
         configuration="3d_fullres",
         fold=0,
@@ -43,7 +44,7 @@ def _train(data: FoldData, folder: Path, init_from: Path | None, decay: float = 
         init_from=init_from,
     )
     plan = cube_plan(STANDING_STILL.model_copy(update={"weight_average_decay": decay}))
-    return train_fold(plan, data, FoldFolder(folder), request, Silent())
+    return train_fold(plan, data, FoldFolder(folder), replace(request, **changes), Silent())
 
 
 def _weights_of(seed: int, **changes: object) -> dict[str, Tensor]:
@@ -70,6 +71,16 @@ def test_a_training_begins_with_the_weights_of_a_model(
         "initial weights": digest_of_file(path),
     }
     assert made_from.items() <= record.made_from.items()
+
+
+def test_a_training_does_not_begin_with_weights_that_make_room_for_it(data: FoldData, tmp_path: Path) -> None:
+    _train(data, tmp_path / "fold", None)
+    weights = FoldFolder(tmp_path / "fold").weights.read_bytes()
+    for changes in ({"makes_room": True}, {"restart": True}):
+        with pytest.raises(TrainingError, match="must be weights that stay, got those of the very training"):
+            _train(data, tmp_path / "fold", tmp_path / "fold", **changes)
+        assert FoldFolder(tmp_path / "fold").weights.read_bytes() == weights
+        assert FoldFolder(tmp_path / "fold").record.exists()
 
 
 def test_what_does_not_fit_is_left_and_both_are_logged(

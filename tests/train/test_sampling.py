@@ -180,6 +180,14 @@ def test_the_last_samples_hold_foreground(folder: Path, batch_size: int, fractio
     assert not found[:, :num_free].all(axis=0).any()
 
 
+def test_of_batches_of_one_some_hold_foreground(folder: Path) -> None:
+    shares = []
+    for fraction in (0.0, 0.33):
+        source = _source(folder, ("corners",), batch_size=1, foreground_fraction=fraction)
+        shares.append(np.mean([(source.batch(step).labels > 0).any() for step in range(200)]))
+    assert shares[1] == pytest.approx(shares[0] + 0.33 * (1 - shares[0]), abs=0.08)
+
+
 def test_rare_classes_are_drawn_as_often_as_others(folder: Path) -> None:
     source = _source(folder, ("corners",), foreground_fraction=1.0, batch_size=4)
     rare = [(label == 1).any() for step in range(50) for label in source.batch(step).labels]

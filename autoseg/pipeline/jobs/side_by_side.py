@@ -17,6 +17,7 @@ from autoseg.core.errors import WITHOUT_RESTART, InterruptionError, TrainingErro
 from autoseg.core.progress import Progress
 from autoseg.core.temporary import remove_abandoned_below
 from autoseg.core.workspace import Workspace
+from autoseg.network.checkpoint import load_weights
 from autoseg.network.device import choose_device, threads
 from autoseg.pipeline.budget.together import wall_s
 from autoseg.pipeline.jobs.attendance import attend
@@ -27,6 +28,7 @@ from autoseg.pipeline.planning.prepare import load_plan, preprocess
 from autoseg.pipeline.training.fold import prepare_training, train
 from autoseg.plan.schema import Plan
 from autoseg.train.hooks import NO_HOOKS, Hooks
+from autoseg.train.initial import initial_weights_file, require_staying
 from autoseg.train.loop import TrainingRequest, is_finished, throw_away
 from autoseg.train.record import TrainingRecord
 
@@ -177,10 +179,15 @@ def _train_here(work: _Work, request: TrainingRequest) -> TrainingRecord:
 def _throw_away(work: _Work, requests: Sequence[TrainingRequest]) -> None:
     """Delete what earlier trainings have left where requests say so, once nothing else is in their way."""
     planned = load_plan(work.workspace)
+    folders = [work.workspace.fold(request.configuration, request.fold) for request in requests if request.restart]
+    for source in {request.init_from for request in requests if request.init_from is not None}:
+        initial = initial_weights_file(source)
+        load_weights(initial)
+        for folder in folders:
+            require_staying(initial, folder.weights)
     _prepare(work, [request for request in requests if not _refines(planned, request)] or requests)
-    for request in requests:
-        if request.restart:
-            throw_away(work.workspace.fold(request.configuration, request.fold), PATIENCE_S)
+    for folder in folders:
+        throw_away(folder, PATIENCE_S)
 
 
 def _refines(planned: Plan, request: TrainingRequest) -> bool:

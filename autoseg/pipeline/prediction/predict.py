@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from autoseg.core.artefact import digest_of, digest_of_file
+from autoseg.core.errors import PredictionError
 from autoseg.core.progress import Progress
 from autoseg.core.temporary import remove_abandoned
 from autoseg.core.workspace import Workspace
@@ -41,8 +42,8 @@ def predict(
         selection: Whose configurations and postprocessing are used instead of those of the choice.
 
     Raises:
-        PredictionError: If there is nothing to segment, a fold is not trained, outputs would collide, or outputs to be
-            kept are those of other networks.
+        PredictionError: If there is nothing to segment, a fold is not trained, a single one is asked for disagreement,
+            outputs would collide, or outputs to be kept are those of other networks.
     """
     predictor: Segments
     choice = replace(choice, scratch=request.folder)
@@ -55,11 +56,16 @@ def predict(
         empty = _empty_predictions(workspace, choice, predictor, selection.configurations)
         made_from = {**empty.made_from, "selection": selection.digest()}
         empty = empty.model_copy(update={"made_from": made_from})
+    if "disagreement" in request.extras.uncertainty and len(empty.folds) < 2:
+        raise PredictionError(
+            "--uncertainty disagreement: at least two folds must predict, got one, which agrees with itself. Name more"
+            " --folds, or ask for entropy."
+        )
     scans = find_scans(request, predictor.model.plan)
     with writing_to(request.folder):
         record = BatchRecord(request, empty)
         kept = set(record.keep(scans)) if request.skip_existing else set()
-        for folder in {request.folder, *(scan.output.parent for scan in scans)}:
+        for folder in {request.folder, *(scan.output.parent for scan in scans if scan.problem is None)}:
             remove_abandoned(folder)
     upcoming = [scan for scan in scans if scan not in kept]
     record.expect(upcoming)
@@ -79,9 +85,10 @@ def _empty_predictions(
     folds = default_folds(workspace, choice.configuration) if choice.folds is None else choice.folds
     names = together or (choice.configuration,)
     weights = {f"{name} fold {fold}": workspace.fold(name, fold).weights for name in names for fold in folds}
+    tiles = [(plan.configurations[name].patch_size, plan.configurations[name].mirror_axes) for name in names]
     made_from = {
         "model": plan.model_digest(choice.configuration),
-        "inference": digest_of([plan.inference.model_dump(mode="json"), settings.tile_step]),
+        "inference": digest_of([plan.inference.model_dump(mode="json"), settings.tile_step, tiles]),
         "weights": digest_of({name: digest_of_file(path) for name, path in weights.items()}),
     }
     if stage := plan.configurations[choice.configuration].previous_stage:

@@ -124,7 +124,8 @@ class BatchRecord:
         return made is not None and set(self._request.extras.names) <= set(made.extras) and made.scan == _digest(scan)
 
     def _name(self, output: Path) -> str:
-        return output.relative_to(self._request.folder).as_posix()
+        folder = self._request.folder
+        return output.relative_to(folder).as_posix() if output.is_relative_to(folder) else output.as_posix()
 
 
 def _digest(scan: Scan) -> str | None:

@@ -67,12 +67,12 @@ def find_scans(request: Request, planned: Plan) -> list[Scan]:
             would be written to one file, or one would be overwritten.
     """
     scans = list(_scans(request, planned))
-    twice, times = Counter(scan.output for scan in scans).most_common(1)[0]
+    outputs = [path for scan in scans for path in _written_of(scan, request.extras)]
+    twice, times = Counter(outputs).most_common(1)[0]
     if times > 1:
         raise PredictionError(
-            f"{request.source}: each scan must have a name of its own, got two for {twice}. Rename one."
+            f"{request.source}: each scan must have a name of its own, got two that would write {twice}. Rename one."
         )
-    outputs = (path for scan in scans for path in _written_of(scan, request.extras))
     require_apart(outputs, [image for scan in scans for image in scan.images])
     return scans
 

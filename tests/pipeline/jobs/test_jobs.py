@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from autoseg import pipeline
 from autoseg.core.errors import AutosegError, InterruptionError, TrainingError
@@ -155,6 +156,29 @@ def test_nothing_is_thrown_away_for_what_cannot_begin(workspace: Workspace) -> N
     with pytest.raises(AutosegError, match="--device cuda:99"):
         train_all(workspace, [request], SideBySide(), 0, Silent())
     assert folder.record.exists()
+
+
+@pytest.mark.parametrize(
+    ("initial", "words"),
+    [
+        ("typo.safetensors", "found none"),
+        ("models/2d/fold_0", "must be weights that stay"),
+        ("damaged.safetensors", "damaged.safetensors"),
+    ],
+)
+def test_nothing_is_thrown_away_for_weights_that_cannot_be_begun_with(
+    workspace: Workspace, initial: str, words: str
+) -> None:
+    folder = workspace.fold("2d", 0)
+    folder.root.mkdir(parents=True)
+    folder.record.write_text("a record")
+    save_file({"a": torch.zeros(2)}, folder.weights)
+    (workspace.root / "damaged.safetensors").write_bytes(b"no weights")
+    request = replace(request_for(0), restart=True, init_from=workspace.root / initial)
+    with pytest.raises(AutosegError, match=words):
+        train_all(workspace, [request], SideBySide(), 0, Silent())
+    assert folder.record.exists()
+    assert folder.weights.exists()
 
 
 def test_a_cpu_is_shared_by_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,27 @@ def test_a_scan_that_fails_leaves_nothing_to_be_kept(tmp_path: Path) -> None:
     assert not case.is_kept
 
 
+def test_an_output_outside_of_out_fails_alone(tmp_path: Path) -> None:
+    scan, outside = write_scan(tmp_path / "a.nii.gz"), tmp_path / "elsewhere" / "x.nii.gz"
+    table = tmp_path / "cases.csv"
+    table.write_text(f"image,output\n{scan},{outside}\n{scan},good.nii.gz\n")
+    for skip_existing in (False, True):
+        request = Request(table, tmp_path / "out", skip_existing=skip_existing)
+        cases = predict(untrained(tmp_path / "work"), CHOICE, request, Silent()).cases
+        assert sorted(case.error is None for case in cases) == [False, True]
+        assert (tmp_path / "out" / "good.nii.gz").exists()
+        assert not outside.exists()
+
+
+def test_a_single_fold_is_not_asked_for_disagreement(tmp_path: Path) -> None:
+    workspace = untrained(tmp_path / "work")
+    request = Request(write_scan(tmp_path / "a.nii.gz"), tmp_path / "out", extras=Extras(uncertainty=("disagreement",)))
+    with pytest.raises(PredictionError, match="--uncertainty disagreement: at least two folds must predict, got one"):
+        predict(workspace, OTHER, request, Silent())
+    (case,) = predict(workspace, CHOICE, request, Silent()).cases
+    assert "disagreement" in case.further
+
+
 def test_calls_for_different_scans_share_a_folder(tmp_path: Path) -> None:
     """One scan per call, as in a loop of the shell: each is known, of the same settings alone."""
     scans, out, workspace = tmp_path / "scans", tmp_path / "out", untrained(tmp_path / "work")

@@ -131,8 +131,11 @@ def test_a_scan_is_never_the_place_of_its_label_map(tmp_path: Path, source: str,
 
 def test_extras_replace_no_scan(tmp_path: Path) -> None:
     source = _touch(tmp_path, "a.nii.gz", "a.entropy.nii.gz")
-    request = Request(source, tmp_path, output_format="nrrd", extras=Extras(uncertainty=("entropy",)))
+    request = Request(source, tmp_path, output_format="nrrd", extras=Extras(uncertainty=("disagreement",)))
     assert len(find_scans(request, PLAN)) == 2
+    request = replace(request, extras=Extras(uncertainty=("entropy",)))
+    with pytest.raises(PredictionError, match=r"got two that would write .*a\.entropy\.nrrd"):
+        find_scans(request, PLAN)
     with pytest.raises(PredictionError, match=r"a\.entropy\.nii\.gz: OUT must neither replace"):
         find_scans(replace(request, output_format="tiff"), PLAN)
 
