@@ -1,7 +1,6 @@
 """Training that begins with the weights of another model."""
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,15 @@ def data(tmp_path: Path) -> FoldData:
     return FoldData(Split(train=("a",), validation=("b",)), folder, "digest")
 
 
-def _train(data: FoldData, folder: Path, init_from: Path | None, decay: float = 0.0, **changes: bool) -> TrainingRecord:
+def _train(
+    data: FoldData,
+    folder: Path,
+    init_from: Path | None,
+    decay: float = 0.0,
+    *,
+    restart: bool = False,
+    makes_room: bool = False,
+) -> TrainingRecord:
     request = TrainingRequest(
         configuration="3d_fullres",
         fold=0,
@@ -40,11 +47,12 @@ def _train(data: FoldData, folder: Path, init_from: Path | None, decay: float = 
         device="cpu",
         seed=5,
         num_workers=0,
-        restart=False,
+        restart=restart,
+        makes_room=makes_room,
         init_from=init_from,
     )
     plan = cube_plan(STANDING_STILL.model_copy(update={"weight_average_decay": decay}))
-    return train_fold(plan, data, FoldFolder(folder), replace(request, **changes), Silent())
+    return train_fold(plan, data, FoldFolder(folder), request, Silent())
 
 
 def _weights_of(seed: int, **changes: object) -> dict[str, Tensor]:
@@ -76,9 +84,9 @@ def test_a_training_begins_with_the_weights_of_a_model(
 def test_a_training_does_not_begin_with_weights_that_make_room_for_it(data: FoldData, tmp_path: Path) -> None:
     _train(data, tmp_path / "fold", None)
     weights = FoldFolder(tmp_path / "fold").weights.read_bytes()
-    for changes in ({"makes_room": True}, {"restart": True}):
+    for restart in (True, False):
         with pytest.raises(TrainingError, match="must be weights that stay, got those of the very training"):
-            _train(data, tmp_path / "fold", tmp_path / "fold", **changes)
+            _train(data, tmp_path / "fold", tmp_path / "fold", restart=restart, makes_room=not restart)
         assert FoldFolder(tmp_path / "fold").weights.read_bytes() == weights
         assert FoldFolder(tmp_path / "fold").record.exists()
 

@@ -136,7 +136,7 @@ def _made_from(workspace: Workspace, planned: Plan, together: Together, fold: in
     """Return the digests of all networks that make a candidate's label maps of a fold, and how they predict."""
     stages = [planned.configurations[name].previous_stage for name in together]
     networks: list[ConfigurationName] = list(dict.fromkeys((*together, *(stage for stage in stages if stage is not None))))
-    digests = {name: digest_of_file(workspace.fold(name, fold).weights) for name in networks}
+    digests: dict[str, str] = {name: digest_of_file(workspace.fold(name, fold).weights) for name in networks}
     tiles = [(planned.configurations[name].patch_size, planned.configurations[name].mirror_axes) for name in networks]
     inference = digest_of([planned.inference.model_dump(mode="json"), tiles])
     return {"mirrored": str(mirror), "inference": inference, **digests}
