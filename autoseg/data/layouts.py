@@ -1,8 +1,9 @@
 """How datasets lie in folders: which files are the images and the label of which case."""
 
+import glob
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -61,9 +62,9 @@ def dataset_root(folder: Path) -> Path:
 def list_cases(root: Path, description: Description | None) -> Listing:
     """Return the cases of a dataset, recognised by what its `dataset.json` declares and how its files are named.
 
-    Cases listed in `dataset.json` are the Decathlon's layout. Otherwise files of the same name in two folders belong
-    together; where images end in `_0000`, `_0001` and labels do not, these are the channels of a case: nnU-Net's
-    layout if there is a `dataset.json`, plain folders if not.
+    Cases listed in `dataset.json` are the Decathlon's layout. Otherwise, or where the list is empty, files of the same
+    name in two folders belong together; where images end in `_0000`, `_0001` and labels do not, these are the channels
+    of a case: nnU-Net's layout if there is a `dataset.json`, plain folders if not.
 
     Args:
         root: The dataset's folder.
@@ -72,7 +73,7 @@ def list_cases(root: Path, description: Description | None) -> Listing:
     Raises:
         DatasetError: If there is neither a list of cases nor a pair of folders with images and labels.
     """
-    if description and description.training is not None and not _has_channel_files(root, description.training):
+    if description and description.training and not _has_channel_files(root, description.training):
         return _listed(root, description, description.training)
     pair = _folder_pair(root)
     if pair is None:
@@ -143,6 +144,8 @@ def _paired(images: Path, labels: Path, unlabelled: Path, is_described: bool) ->
             f"{images.parent}: images in {images.name} must have labels of the same name in {labels.name}, got"
             f" {len(found)} images, {len(label_by_name)} labels and no pair (for example {example}). Rename the labels."
         )
+    if has_channel_files:
+        problems += _misnumbered(found, extra)
     for name, files in without.items():
         problems.append(_lacks_partner(files[0], name, label_by_name, "label"))
     for name, path in label_by_name.items():
@@ -180,6 +183,27 @@ def _grouped(files: Sequence[Path], has_channel_files: bool, problems: list[Prob
     return {name: tuple(channels[key] for key in sorted(channels)) for name, channels in by_case.items()}
 
 
+def _misnumbered(found: Mapping[str, Sequence[Path]], extra: Mapping[str, Sequence[Path]]) -> Iterator[Problem]:
+    """Yield a problem for each case that has as many channels as most cases, but of other numbers.
+
+    More or fewer channels are left to the check, and so is a lone file without number, which may hold all of them.
+    """
+    times = Counter(numbers for files in found.values() if any(numbers := _channel_numbers(files)))
+    usual = min(times, key=lambda numbers: (-times[numbers], numbers))
+    for files in (*found.values(), *extra.values()):
+        numbers = _channel_numbers(files)
+        if any(numbers) and len(numbers) == len(usual) and numbers != usual:
+            got = ", ".join(number or "no number" for number in numbers)
+            message = f"channels of a case must be numbered {', '.join(usual)} as those of most cases, got {got}"
+            yield _problem("error", "channels", files[0], message, "Rename the files, or add what is missing")
+
+
+def _channel_numbers(files: Iterable[Path]) -> tuple[str, ...]:
+    """Return the digits that each name ends in, empty where it ends in none."""
+    matches = (_CHANNEL_FILE.fullmatch(case_stem(path)) for path in files)
+    return tuple(match["channel"] if match else "" for match in matches)
+
+
 def _are_channels(files: Sequence[Path], label_names: Iterable[str]) -> bool:
     """Return whether image names end in a channel's number that the labels lack; `scan_0001` may be a case's name."""
     labels = set(label_names)
@@ -190,8 +214,8 @@ def _are_channels(files: Sequence[Path], label_names: Iterable[str]) -> bool:
 
 def _has_channel_files(root: Path, training: Sequence[tuple[str, str | None]]) -> bool:
     """Return whether listed images stand for files that end in `_0000`, as in nnU-Net's first format."""
-    path = _resolved(root, training[0][0]) if training else root
-    return not path.exists() and any(path.parent.glob(f"{case_stem(path)}_[0-9][0-9][0-9][0-9].*"))
+    path = _resolved(root, training[0][0])
+    return not path.exists() and any(path.parent.glob(f"{glob.escape(case_stem(path))}_[0-9][0-9][0-9][0-9].*"))
 
 
 def _folder_pair(root: Path) -> tuple[str, str] | None:
@@ -207,7 +231,9 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _resolved(root: Path, listed: str) -> Path:
-    return (root / listed).resolve()
+    """Return the path of a listed file, absolute; a link keeps its name, as what it leads to may have any."""
+    path = root / listed
+    return path.parent.resolve() / path.name
 
 
 def _same_name(path: Path, first: Path) -> Problem:

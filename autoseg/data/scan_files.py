@@ -2,13 +2,15 @@
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from autoseg.core.errors import PredictionError
 from autoseg.data.dicom import holds_dicom, is_folder
-from autoseg.data.image import IMAGE_SUFFIXES, case_stem, image_suffix
+from autoseg.data.image import IMAGE_SUFFIXES, case_stem, image_suffix, read_header
+from autoseg.data.problem import UnusableFileError
 
 CASE_COLUMN, IMAGE_COLUMN, OUTPUT_COLUMN = "case", "image", "output"
 """Columns of a table of cases, besides one per channel; `image` stands for all channels in one file."""
@@ -43,8 +45,10 @@ def find_scan_files(source: Path, channels: Sequence[str], *, recursive: bool = 
 
     In a folder, each image file is a scan, except that files whose names differ in the channel alone are one scan:
     `..._0000` and `..._0001`, or for a model of several channels also `..._T1` and `..._flair`, after the names of its
-    channels, in small letters or large. A folder that holds DICOM slices is a scan, whatever else it holds, and so is a
-    zip. Folders of earlier results below it are left out.
+    channels, in small letters or large. Where such files hold all channels each, as the first header says, or the model
+    has one channel and finds `..._0000` beside `..._0001`, they are scans of their own, under their full names. A
+    folder that holds DICOM slices is a scan, whatever else it holds, and so is a zip. Folders of earlier results below
+    it are left out.
 
     Args:
         source: A file, a folder, or a `.csv`.
@@ -172,13 +176,20 @@ def _in_folder(folder: Path, root: Path, channels: Sequence[str], *, recursive: 
 
 def _grouped(files: Sequence[Path], prefix: str, channels: Sequence[str]) -> Iterator[ScanFiles]:
     """Give the scans of a folder's image files."""
+    matches = ((path, _NUMBERED.fullmatch(case_stem(path))) for path in files)
+    times = Counter((match["case"], image_suffix(path)) for path, match in matches if match)
     groups: dict[tuple[str, str], dict[int, Path]] = {}
     for path in files:
         name, channel = split_channel(case_stem(path), channels)
+        if len(channels) == 1 and times[name, image_suffix(path)] > 1:
+            channel = None
         group = (f"{name}{image_suffix(path)}", "") if channel is not None else (path.name, "whole")
         groups.setdefault(group, {})[channel or 0] = path
     for (_, kind), by_channel in groups.items():
         images = tuple(by_channel[channel] for channel in sorted(by_channel))
+        if len(images) > 1 and _hold_all(images, len(channels)):
+            yield from (ScanFiles(f"{prefix}{case_stem(path)}", (path,)) for path in images)
+            continue
         absent = [title for number, title in enumerate(channels) if number not in by_channel]
         # A lone file may hold all channels, whatever its name ends in; its header will tell.
         is_whole = bool(kind) or (bool(absent) and len(images) == 1)
@@ -190,6 +201,16 @@ def _grouped(files: Sequence[Path], prefix: str, channels: Sequence[str]) -> Ite
                 f" {', '.join(absent)}. Add it."
             )
         yield ScanFiles(f"{prefix}{name}", images, None, problem)
+
+
+def _hold_all(images: Sequence[Path], num_channels: int) -> bool:
+    """Return whether the first of the files whose header can be read has all channels, not one of them."""
+    for path in images:
+        try:
+            return read_header(path).num_channels == num_channels
+        except (UnusableFileError, OSError):
+            continue
+    return False
 
 
 def split_channel(stem: str, channels: Sequence[str]) -> tuple[str, int | None]:

@@ -4,8 +4,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image as Picture
 
 from autoseg.core.errors import DatasetError
+from autoseg.core.progress import Silent
+from autoseg.data.check import check_dataset
 from autoseg.data.dataset import Case, Dataset, open_dataset
 from autoseg.data.problem import Problem
 from tests.data.making import (
@@ -65,6 +68,54 @@ def test_nnunets_first_format_lists_names_without_channel(tmp_path: Path) -> Non
     dataset = opened(describe(root, modality={"0": "T1", "1": "T2"}, training=listed))
     assert dataset.layout == "nnunet_raw"
     assert files(dataset.cases[0]) == ["c0_0000.nii.gz", "c0_0001.nii.gz", "c0.nii.gz"]
+
+
+def test_listed_names_are_no_patterns(tmp_path: Path) -> None:
+    root = tmp_path
+    for name in ("img[1]", "img[2]"):
+        write(root / f"imagesTr/{name}_0000.nii.gz", scan(len(name)))
+        write(root / f"labelsTr/{name}.nii.gz", label_map())
+    listed = [{"image": f"imagesTr/img[{n}].nii.gz", "label": f"labelsTr/img[{n}].nii.gz"} for n in (1, 2)]
+    dataset = opened(describe(root, training=listed))
+    assert (dataset.layout, names(dataset.cases)) == ("nnunet_raw", ["img[1]", "img[2]"])
+    assert files(dataset.cases[0]) == ["img[1]_0000.nii.gz", "img[1].nii.gz"]
+
+
+def test_an_empty_list_leaves_the_cases_to_the_folders(tmp_path: Path) -> None:
+    dataset = opened(decathlon(tmp_path, training=[], numTraining=0))
+    assert (dataset.layout, names(dataset.cases), dataset.problems) == ("folders", ["c0", "c1", "c2"], ())
+
+
+@pytest.mark.parametrize("suffix", ["", ".nii.gz"])
+def test_listed_links_keep_their_names(tmp_path: Path, suffix: str) -> None:
+    """What they lead to, in a cache, is called by its content; two cases may share it."""
+    root = decathlon(tmp_path / "Task99")
+    (tmp_path / "blobs").mkdir()
+    for number, path in enumerate(sorted(root.glob("*Tr/*"))):
+        target = tmp_path / "blobs" / f"{number}{suffix}"
+        path.rename(target)
+        path.symlink_to(Path("../../blobs") / target.name)
+    shared = root / "labelsTr/c2.nii.gz"
+    shared.unlink()
+    shared.symlink_to(root / "labelsTr/c1.nii.gz")
+    dataset = opened(root)
+    assert [files(case) for case in dataset.cases] == [[f"c{n}.nii.gz"] * 2 for n in range(3)]
+    assert dataset.cases[0].images == (str(root / "imagesTr/c0.nii.gz"),)
+    assert dataset.problems == ()
+    assert check_dataset(dataset, Silent(), 1).errors == ()
+
+
+def test_listed_paths_may_lead_out_of_linked_folders(tmp_path: Path) -> None:
+    """As the system takes `..`: from the folder that a link leads to."""
+    root = decathlon(tmp_path / "Task99")
+    (tmp_path / "store").mkdir()
+    for name in ("imagesTr", "labelsTr"):
+        (root / name).rename(tmp_path / "store" / name)
+    (root / "imagesTr").symlink_to(tmp_path / "store/imagesTr")
+    pairs = [{"image": f"imagesTr/c{n}.nii.gz", "label": f"imagesTr/../labelsTr/c{n}.nii.gz"} for n in range(3)]
+    dataset = opened(describe(root, training=pairs))
+    assert [Path(str(case.label)).is_file() for case in dataset.cases] == [True] * 3
+    assert dataset.problems == ()
 
 
 @pytest.mark.parametrize("folders", [("images", "labels"), ("images", "masks"), ("imagesTr", "labelsTr")])
@@ -191,7 +242,6 @@ def test_a_dataset_is_saved_and_loaded(tmp_path: Path) -> None:
         ({"training": {"a": "b"}}, "training must be a list"),
         ({"training": [{"label": "a"}]}, "an entry of training must name an image"),
         ({"training": [{"image": "a.nii.gz", "label": 3}]}, "must be a path, got 3"),
-        ({"training": []}, "must have cases with labels, got none"),
         ({"training": [{"image": "imagesTr/c0.nii.gz"}]}, "must have cases with labels, got none"),
     ],
 )
@@ -208,9 +258,10 @@ def test_a_description_must_be_json(tmp_path: Path, text: str, words: str) -> No
         opened(root)
 
 
-def test_a_description_without_cases_needs_folders(tmp_path: Path) -> None:
+@pytest.mark.parametrize("training", [None, []])
+def test_a_description_without_cases_needs_folders(tmp_path: Path, training: object) -> None:
     with pytest.raises(DatasetError, match="must list the cases under training, or have the folders"):
-        opened(describe(tmp_path))
+        opened(describe(tmp_path, training=training))
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
@@ -241,6 +292,20 @@ def test_undeclared_labels_must_look_like_classes(tmp_path: Path) -> None:
         opened(root)
 
 
+def test_label_maps_of_which_none_can_be_read_end_in_the_first_reason(tmp_path: Path) -> None:
+    root = plain_folders(tmp_path)
+    for number, path in enumerate(sorted((root / "labels").iterdir())):
+        path.write_bytes(b"broken")
+        if number == 0:
+            picture = Picture.frombytes("P", (9, 8), label_map((8, 9)).tobytes())
+            picture.putpalette((0, 0, 0, 128, 0, 0))
+            picture.save(path)
+    with pytest.raises(DatasetError, match=r"labels/c0.png: a label map must have no palette"):
+        opened(root)
+    write(root / "labels/c2.png", label_map((8, 9), (0, 3)))
+    assert opened(root).labels.values == (0, 3)
+
+
 def test_images_must_have_one_that_can_be_read(tmp_path: Path) -> None:
     root = plain_folders(tmp_path)
     for path in (root / "images").iterdir():
@@ -262,6 +327,45 @@ def test_files_that_no_list_names_are_reported(tmp_path: Path) -> None:
     write(root / "imagesTr/new.nii.gz", scan(9))
     problem = only_problem(opened(root))
     assert (problem.rule, Path(problem.file).name) == ("unlisted", "new.nii.gz")
+
+
+@pytest.mark.parametrize("folder", ["imagesTr", "imagesTs"])
+def test_channels_must_have_the_numbers_of_most_cases(tmp_path: Path, folder: str) -> None:
+    root = nnunet_raw(tmp_path)
+    for number in (0, 2):
+        write(root / f"{folder}/odd_{number:04d}.nii.gz", scan(30 + number))
+    if folder == "imagesTr":
+        write(root / "labelsTr/odd.nii.gz", label_map())
+    problem = next(problem for problem in opened(root).problems if problem.rule == "channels")
+    assert (problem.severity, problem.file) == ("error", str(root / folder / "odd_0000.nii.gz"))
+    assert problem.message == ("channels of a case must be numbered 0000, 0001 as those of most cases, got 0000, 0002")
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ((("a_0002", "a_0001"),), ["a_0001"]),
+        ((("a", "a_0001"),), ["a"]),
+        ((("a_0000", "a_0002"), ("b_0000", "b_0002"), ("c_0000", "c_0002")), ["a_0000", "b_0000", "c_0000"]),
+        ((("a_0000",), ("b_0000", "b_0001", "b_0002"), ("c",)), []),
+    ],
+)
+def test_cases_of_other_numbers_are_named(
+    tmp_path: Path, others: tuple[tuple[str, ...], ...], expected: list[str]
+) -> None:
+    """Of equals, the lower numbers hold; cases of more or fewer channels are left to the check."""
+    for stems in (("x_0000", "x_0001"), ("y_0000", "y_0001"), ("z_0000", "z_0001"), *others):
+        for stem in stems:
+            write(tmp_path / f"images/{stem}.nii.gz", scan())
+        write(tmp_path / f"labels/{stems[0].split('_')[0]}.nii.gz", label_map())
+    assert [Path(problem.file).name.split(".")[0] for problem in opened(tmp_path).problems] == expected
+
+
+def test_numbers_are_compared_with_those_of_numbered_cases(tmp_path: Path) -> None:
+    for name in ("a_0000", "b", "c", "d"):
+        write(tmp_path / f"images/{name}.nii.gz", scan())
+    write(tmp_path / "labels/a.nii.gz", label_map())
+    assert {problem.rule for problem in opened(tmp_path).problems} == {"partner"}
 
 
 def test_one_name_for_two_cases_is_an_error(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from autoseg.core.errors import PredictionError
 from autoseg.core.geometry import Geometry
 from autoseg.data.scan_files import find_scan_files, split_channel
 from tests.data.dicom_making import write_series
-from tests.data.making import forbid
+from tests.data.making import forbid, scan, write, write_vectors
 
 ONE, TWO = ("CT",), ("T1 gd", "FLAIR")
+COLOURS = ("red", "green", "blue")
 REMEDY = "Correct its permissions, or remove it."
 
 
@@ -50,8 +51,8 @@ def test_channels_are_recognised_by_number_or_name(tmp_path: Path, names: tuple[
     _touch(tmp_path, *names)
     found = find_scan_files(tmp_path, TWO)
     assert [scan.name for scan in found] == ["x", "y"]
-    for scan in found:
-        first, second = (path.name.lower() for path in scan.images)
+    for case in found:
+        first, second = (path.name.lower() for path in case.images)
         assert "0000" in first or "t1" in first
         assert "0001" in second or "flair" in second
 
@@ -69,6 +70,60 @@ def test_channels_are_recognised_by_number_or_name(tmp_path: Path, names: tuple[
 )
 def test_split_channel(stem: str, channels: tuple[str, ...], expected: tuple[str, int | None]) -> None:
     assert split_channel(stem, channels) == expected
+
+
+def _write_frames(folder: Path, *names: str) -> None:
+    """Write pictures in colour."""
+    for number, name in enumerate(names):
+        write_vectors(folder / name, scan(number, (6, 5, 3), "uint8"))
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 5])
+def test_frames_that_hold_all_channels_are_scans(tmp_path: Path, num_frames: int) -> None:
+    frames = [f"frame_{number:04d}.png" for number in range(num_frames)]
+    _write_frames(tmp_path, *frames)
+    _write_frames(tmp_path / "deep", *frames)
+    expected = {name[: -len(".png")]: [name] for name in frames}
+    assert _found(tmp_path, COLOURS) == expected
+    deep = {f"deep/{name}": images for name, images in expected.items()}
+    assert _found(tmp_path, COLOURS, recursive=True) == {**expected, **deep}
+
+
+def test_files_of_one_channel_are_no_frames(tmp_path: Path) -> None:
+    """Not even beside frames of another name, and whatever is wrong with one of them."""
+    for number in range(3):
+        write(tmp_path / f"x_{number:04d}.nii.gz", scan(number))
+    (tmp_path / "x_0000.nii.gz").write_bytes(b"broken")
+    _write_frames(tmp_path, "y_0000.png", "y_0001.png")
+    whole = {"y_0000": ["y_0000.png"], "y_0001": ["y_0001.png"]}
+    assert _found(tmp_path, COLOURS) == {"x": [f"x_{number:04d}.nii.gz" for number in range(3)], **whole}
+
+
+def test_a_broken_frame_makes_no_channels_of_the_others(tmp_path: Path) -> None:
+    _write_frames(tmp_path, "x_0000.png", "x_0001.png", "x_0002.png")
+    (tmp_path / "x_0000.png").write_bytes(b"broken")
+    assert list(_found(tmp_path, COLOURS)) == ["x_0000", "x_0001", "x_0002"]
+
+
+def test_files_of_several_channels_named_like_channels_are_scans(tmp_path: Path) -> None:
+    for name in ("x_flair.nii.gz", "x_t1gd.nii.gz"):
+        write_vectors(tmp_path / name, scan(shape=(4, 6, 5, 2)))
+    assert list(_found(tmp_path, TWO)) == ["x_flair", "x_t1gd"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("p_0000.mha",), ["p"]),
+        (("p_0000.mha", "p_0001.mha", "p_0002.mha"), ["p_0000", "p_0001", "p_0002"]),
+        (("p_0000.mha", "q_0000.mha", "q_0007.mha"), ["p", "q_0000", "q_0007"]),
+        (("p_0001_0000.mha", "p_0002_0000.mha"), ["p_0001", "p_0002"]),
+    ],
+)
+def test_numbers_of_scans_stay_in_names_for_one_channel(
+    tmp_path: Path, names: tuple[str, ...], expected: list[str]
+) -> None:
+    assert list(_found(_touch(tmp_path, *names))) == expected
 
 
 def test_a_scan_without_one_of_three_channels_has_a_problem(tmp_path: Path) -> None:

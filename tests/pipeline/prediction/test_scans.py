@@ -69,10 +69,10 @@ def test_channel_files_belong_together(tmp_path: Path) -> None:
     }
 
 
-def test_a_number_that_is_no_channel_stays_in_the_name(tmp_path: Path) -> None:
+def test_numbers_that_are_no_channels_stay_in_names(tmp_path: Path) -> None:
     source = _touch(tmp_path / "in", "patient_0007.nii.gz", "patient_0000.nii.gz")
     assert _found(source, tmp_path / "out", PLAN) == {
-        "out/patient.nii.gz": ["patient_0000.nii.gz"],
+        "out/patient_0000.nii.gz": ["patient_0000.nii.gz"],
         "out/patient_0007.nii.gz": ["patient_0007.nii.gz"],
     }
 
