@@ -12,6 +12,8 @@ from autoseg.cli import tables
 from autoseg.cli.terminal import TerminalProgress, out, print_json
 from autoseg.core.errors import PlanError
 from autoseg.core.workspace import Workspace
+from autoseg.data.dataset import Dataset
+from autoseg.data.image import image_suffix
 from autoseg.fingerprint import Fingerprint
 from autoseg.interop.fingerprint_files import read_dataset_description, read_fingerprint
 from autoseg.interop.nnunet_plans import export_nnunet_plans
@@ -129,7 +131,9 @@ def plan(
     else:
         planned, seen = pipeline.load_plan(place), Fingerprint.load(place.fingerprint)
     if export_nnunet is not None:
-        export_nnunet_plans(planned, seen, planned.dataset, export_nnunet)
+        opened = Dataset.load(place.dataset) if fingerprint is None and place.dataset.exists() else None
+        suffix = None if opened is None else image_suffix(Path(opened.cases[0].images[0]))
+        export_nnunet_plans(planned, seen, planned.dataset, export_nnunet, suffix)
     if as_json:
         pipeline.costs_here(place, planned, seen, load_rulebook(rules))
         print_json(planned)

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from autoseg.core.artefact import replacing
 from autoseg.core.errors import PlanError
+from autoseg.data.image import PICTURE_SUFFIXES
 from autoseg.fingerprint.schema import Fingerprint
 from autoseg.plan.schema import ConfigurationName, ConfigurationPlan, NetworkPlan, NormalizationScheme, Plan
 
@@ -28,7 +29,9 @@ _NETWORKS = {"plain": "PlainConvUNet", "residual": "ResidualEncoderUNet"}
 _BLOCKS = {"plain": "n_conv_per_stage", "residual": "n_blocks_per_stage"}
 
 
-def export_nnunet_plans(plan: Plan, fingerprint: Fingerprint, dataset_name: str, path: Path) -> None:
+def export_nnunet_plans(
+    plan: Plan, fingerprint: Fingerprint, dataset_name: str, path: Path, suffix: str | None = None
+) -> None:
     """Write a plan as nnU-Net's `nnUNetPlans.json`.
 
     Args:
@@ -36,17 +39,18 @@ def export_nnunet_plans(plan: Plan, fingerprint: Fingerprint, dataset_name: str,
         fingerprint: From which it was made.
         dataset_name: As nnU-Net names the dataset, `Dataset004_Hippocampus`.
         path: File to write, whole or not at all; its stem is the plan's name there.
+        suffix: Of the dataset's images; None where it is not known.
 
     Raises:
         PlanError: If the plan holds what nnU-Net cannot express.
     """
-    document = nnunet_plans(plan, fingerprint, dataset_name, path.stem)
+    document = nnunet_plans(plan, fingerprint, dataset_name, path.stem, suffix)
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(document, indent=4) + "\n", encoding="utf-8")
 
 
 def nnunet_plans(
-    plan: Plan, fingerprint: Fingerprint, dataset_name: str, plans_name: str = PLANS_NAME
+    plan: Plan, fingerprint: Fingerprint, dataset_name: str, plans_name: str = PLANS_NAME, suffix: str | None = None
 ) -> dict[str, JsonValue]:
     """Return a plan in nnU-Net's keys and class names; arguments and errors as in `export_nnunet_plans`.
 
@@ -70,7 +74,7 @@ def nnunet_plans(
         "plans_name": plans_name,
         "original_median_spacing_after_transp": [float(spacing[axis]) for axis in plan.transpose],
         "original_median_shape_after_transp": [round(float(shape[axis])) for axis in plan.transpose],
-        "image_reader_writer": "SimpleITKIO" if "3d_fullres" in plan.configurations else "NaturalImage2DIO",
+        "image_reader_writer": _reader_name(suffix, is_flat="3d_fullres" not in plan.configurations),
         "transpose_forward": list(plan.transpose),
         "transpose_backward": [plan.transpose.index(axis) for axis in range(3)],
         "configurations": configurations,
@@ -80,6 +84,15 @@ def nnunet_plans(
             str(index): dict(entry.model_dump()) for index, entry in enumerate(fingerprint.intensities)
         },
     }
+
+
+def _reader_name(suffix: str | None, *, is_flat: bool) -> str:
+    """Return nnU-Net's reader for images of a suffix; where that is not known, the usual one of slices or volumes."""
+    if suffix is None:
+        return "NaturalImage2DIO" if is_flat else "SimpleITKIO"
+    if suffix in (".tif", ".tiff"):
+        return "NaturalImage2DIO" if is_flat else "Tiff3DIO"
+    return "NaturalImage2DIO" if suffix in PICTURE_SUFFIXES else "SimpleITKIO"
 
 
 def _configuration(name: ConfigurationName, configuration: ConfigurationPlan, plans_name: str) -> dict[str, JsonValue]:

@@ -61,6 +61,23 @@ def test_pictures_are_read_as_pictures() -> None:
     assert readers == ["NaturalImage2DIO", "SimpleITKIO"]
 
 
+@pytest.mark.parametrize(
+    ("depth", "suffix", "reader"),
+    [
+        (1, ".nii.gz", "SimpleITKIO"),
+        (1, ".png", "NaturalImage2DIO"),
+        (1, ".tif", "NaturalImage2DIO"),
+        (50, ".tiff", "Tiff3DIO"),
+        (50, ".mha", "SimpleITKIO"),
+    ],
+)
+def test_files_have_the_reader_that_knows_them(depth: int, suffix: str, reader: str) -> None:
+    _, dataset, _ = published("heart")
+    found = fingerprint_of([(1, 1, 1)], [(depth, 200, 200)])
+    document = nnunet_plans(make_plan(found, dataset, RULEBOOK), found, "Dataset001_Any", suffix=suffix)
+    assert document["image_reader_writer"] == reader
+
+
 def test_what_nnunet_cannot_express_is_refused(tmp_path: Path) -> None:
     (tmp_path / "blueprint.toml").write_text("[network.negative_slope]\nvalue = 0.2\n")
     fingerprint, dataset, _ = published("heart")
