@@ -11,11 +11,14 @@ from autoseg.core.labels import Labels
 from autoseg.core.orientation import orientation_of
 from autoseg.data.image import Image
 from autoseg.fingerprint import Fingerprint
+from autoseg.plan.orientation import slice_axis, turned_fingerprint
 from autoseg.plan.rules import UnlikeRules
 from autoseg.plan.schema import Plan
 from autoseg.preprocess.case import Prepared
 
 MM3_PER_ML = 1000.0
+
+_ORDINALS = ("first", "second", "third")
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,9 @@ class Familiar:
 def unlike_scan(image: Image, prepared: Prepared, familiar: Familiar) -> dict[str, str]:
     """Return how a scan differs from all training data, a sentence each by what it is about.
 
-    That is its spacing, its field of view (without a border of zeros), its orientation, and the intensities of each
-    channel. Spacings and extents are compared in ascending order of size, so that an axis is compared with its like
-    whatever the order in which a file stores it.
+    That is its spacing, its field of view (without a border of zeros), its orientation, the axis that its slices lie
+    across, and the intensities of each channel. Spacings and extents are compared in ascending order of size, so that
+    an axis is compared with its like whatever the order in which a file stores it.
 
     Args:
         image: As read.
@@ -46,7 +49,7 @@ def unlike_scan(image: Image, prepared: Prepared, familiar: Familiar) -> dict[st
         familiar: What the model knows.
     """
     found = _unlike_grid(prepared, familiar) | _unlike_orientation(image.geometry, familiar)
-    return found | _unlike_intensities(image, familiar)
+    return found | _unlike_slices(prepared, familiar) | _unlike_intensities(image, familiar)
 
 
 def unlike_result(volumes_ml: dict[str, float], familiar: Familiar) -> dict[str, str]:
@@ -89,12 +92,36 @@ def _unlike_orientation(geometry: Geometry, familiar: Familiar) -> dict[str, str
     own, usual = orientation_of(geometry), familiar.plan.orientation
     if own is None and usual is not None:
         return {"orientation": "the scan states no orientation, the training data do: left and right may be exchanged"}
-    known = sorted({case.orientation for case in familiar.fingerprint.cases if case.orientation is not None})
+    stored = {case.orientation for case in familiar.fingerprint.cases}
+    known = sorted(orientation for orientation in stored if orientation is not None)
     if own is None or usual is not None or not known or own in known:
         return {}
-    seen = ", ".join(known)
+    seen = ", ".join(known) + (" or as not known" if None in stored else "")
+    return {"orientation": f"the scan is stored as {own} and predicted as it is, training cases as {seen}"}
+
+
+def _unlike_slices(prepared: Prepared, familiar: Familiar) -> dict[str, str]:
+    """Return whether the slices of a scan lie across another axis of the network's input than those of training cases.
+
+    Training cases whose own slices were turned do not count: what a network makes of so few is no better.
+    """
+    plan, cases = familiar.plan, familiar.fingerprint.cases
+    ratio = next(iter(plan.configurations.values())).resampling.anisotropy_ratio
+    stored, turned = (
+        [slice_axis(case.shape, case.spacing, ratio) for case in found]
+        for found in (cases, turned_fingerprint(familiar.fingerprint, plan.orientation).cases)
+    )
+    kept = {new for old, new in zip(stored, turned, strict=True) if old == new}
+    known = sorted(plan.transpose.index(axis) for axis in kept if axis is not None)
+    properties = prepared.properties
+    shape = tuple(properties.original_shape[axis] for axis in properties.transpose)
+    own = slice_axis(shape, properties.cropped_spacing, ratio)
+    if own is None or not known or own in known:
+        return {}
+    seen = " or ".join(_ORDINALS[axis] for axis in known)
     return {
-        "orientation": f"the scan is stored as {own} and predicted as it is, training cases as {seen} or as not known"
+        "slices": f"slices lie across the {_ORDINALS[own]} axis of the network's input, "
+        f"those of the training cases across the {seen}"
     }
 
 

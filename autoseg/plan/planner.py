@@ -111,8 +111,8 @@ def make_plan(
         rules = with_choice(rules, timed)
     reasons = why.Reasons(rulebook, rules, chosen)
     made_from = {"fingerprint": fingerprint.digest(), "rules": rulebook.digest}
-    orientation = common_orientation(fingerprint)
-    oriented = orientation_decision(fingerprint, orientation)
+    orientation = common_orientation(fingerprint, rules.inferred)
+    oriented = orientation_decision(fingerprint, orientation, rules.inferred)
     fingerprint = turned_fingerprint(fingerprint, orientation)
     relative_size = fingerprint.median_relative_size_after_cropping
     normalized = normalization(dataset.channels, fingerprint.intensities, relative_size, rules.inferred.normalization)

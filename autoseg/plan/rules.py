@@ -80,6 +80,12 @@ class PresetRules(Record):
     default: str
 
 
+class OrientationRules(Record):
+    """`inferred.toml [orientation]`."""
+
+    max_turned_slices: Share
+
+
 class TargetSpacingRules(Record):
     """`inferred.toml [target_spacing]`."""
 
@@ -187,6 +193,7 @@ class Inferred(Record):
     """`inferred.toml`: constants of the rules that read the fingerprint."""
 
     preset: PresetRules
+    orientation: OrientationRules
     target_spacing: TargetSpacingRules
     normalization: NormalizationRules
     resampling: ResamplingRules

@@ -1,5 +1,7 @@
 """Both sides of every threshold; the training data are those of `tests.pipeline.models.fingerprint`."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,22 @@ def _scan(
 
 def _warnings(scan: Image, familiar: Familiar = FAMILIAR) -> dict[str, str]:
     return unlike_scan(scan, prepare_image(scan, familiar.plan, configuration(), "la"), familiar)
+
+
+def _trained_on(
+    *orientations: str | None,
+    spacing: tuple[float, float, float] = (2.0, 1.0, 1.0),
+    orientation: str | None = None,
+    transpose: tuple[int, int, int] = (0, 1, 2),
+) -> Familiar:
+    """Return what a model knows whose training cases have one spacing, and were stored in these orientations."""
+    seen = fingerprint()
+    cases = tuple(
+        case.model_copy(update={"orientation": stored, "spacing": spacing})
+        for case, stored in zip(seen.cases, orientations, strict=True)
+    )
+    the_plan = plan(transpose).model_copy(update={"orientation": orientation})
+    return Familiar(the_plan, seen.model_copy(update={"cases": cases}), RULES)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +115,67 @@ def test_an_orientation_that_no_training_case_has_is_described_where_scans_are_n
     familiar = Familiar(plan(), seen.model_copy(update={"cases": cases}), RULES)
     assert _warnings(_scan(), familiar).get("orientation") == words
     assert _warnings(_scan(dimensions=2), familiar) == {}
+
+
+def test_where_all_orientations_are_known_none_is_said_to_be_missing() -> None:
+    """Oblique stacks are not turned either."""
+    warning = _warnings(_scan(), _trained_on("LPI", "SPR"))["orientation"]
+    assert warning == "the scan is stored as SPL and predicted as it is, training cases as LPI, SPR"
+
+
+@pytest.mark.parametrize(
+    ("degrees", "orientation", "known", "words"),
+    [
+        (40, "SPL", ("SPL", "SPL"), None),
+        (50, "SPL", ("SPL", "SPL"), "across the third axis of the network's input, those of the training cases across"),
+        (50, "SPL", ("SPL", "LPI"), "slices lie across the third axis of the network's input"),
+        (40, "SPL", ("SPL", "LPI"), None),
+        (50, None, ("SPL", "LPI"), None),
+    ],
+)
+def test_slices_across_another_axis_than_those_of_the_training_cases_are_described(
+    degrees: float, orientation: str | None, known: tuple[str, str], words: str | None
+) -> None:
+    """A few degrees turn them; a training case that was itself turned so is no excuse."""
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    direction = (cosine, 0.0, sine, 0.0, 1.0, 0.0, -sine, 0.0, cosine)
+    scan = Image(_scan().array, Geometry(spacing=(4.0, 1.0, 1.0), direction=direction))
+    found = _warnings(scan, _trained_on(*known, spacing=(4.0, 1.0, 1.0), orientation=orientation))
+    assert set(found) == (set() if words is None else {"slices"})
+    assert words is None or words in found["slices"]
+
+
+@pytest.mark.parametrize(
+    ("scan", "spacing", "words"),
+    [
+        (_scan(spacing=(1.0, 3.1, 1.0)), (3.1, 1.0, 1.0), "across the first axis of the network's input"),
+        (_scan(spacing=(1.0, 3.1, 1.0)), (3.1, 1.0, 1.0), "those of the training cases across the second"),
+        (_scan(spacing=(1.0, 1.0, 3.1)), (3.1, 1.0, 1.0), "across the third axis"),
+        (_scan(spacing=(3.1, 1.0, 1.0)), (3.1, 1.0, 1.0), None),
+        (_scan(spacing=(1.0, 3.0, 1.0)), (3.1, 1.0, 1.0), None),
+        (_scan(spacing=(1.0, 3.1, 1.0)), (3.0, 1.0, 1.0), None),
+        (_scan(spacing=(1.0, 1.0, 1.0), shape=(12, 12, 1)), (3.1, 1.0, 1.0), "across the third axis"),
+    ],
+)
+def test_slices_are_compared_in_the_order_that_the_network_sees(
+    scan: Image, spacing: tuple[float, float, float], words: str | None
+) -> None:
+    """The plan's order is y, z, x here, and scans are taken as they are stored."""
+    familiar = _trained_on(None, None, spacing=spacing, transpose=(1, 0, 2))
+    found = _warnings(scan, familiar)
+    assert ("slices" in found) == (words is not None)
+    assert words is None or words in found["slices"]
+
+
+def test_slices_across_any_axis_of_the_training_cases_are_like_them() -> None:
+    """Stacks that one orientation does not turn, and which lie across different axes as they are stored."""
+    seen = _trained_on("SPL", "SPL", spacing=(4.0, 1.0, 1.0), orientation="SPL")
+    coronal = seen.fingerprint.cases[1].model_copy(update={"spacing": (1.0, 4.0, 1.0)})
+    mixed = replace(
+        seen, fingerprint=seen.fingerprint.model_copy(update={"cases": (seen.fingerprint.cases[0], coronal)})
+    )
+    assert "slices" not in _warnings(_scan(spacing=(1.0, 4.0, 1.0)), mixed)
+    assert "across the first or second" in _warnings(_scan(spacing=(1.0, 1.0, 4.0)), mixed)["slices"]
 
 
 def test_a_scan_without_orientation_is_described_where_the_training_data_have_one() -> None:
