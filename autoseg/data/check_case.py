@@ -12,9 +12,11 @@ from autoseg.core.labels import Labels
 from autoseg.data.dataset import Case
 from autoseg.data.grid import grid_differences
 from autoseg.data.image import (
+    PICTURE_SUFFIXES,
     Header,
     Image,
     LabelImage,
+    image_suffix,
     joined_channels,
     label_values,
     read_header,
@@ -23,6 +25,8 @@ from autoseg.data.image import (
 )
 from autoseg.data.problem import Problem, Severity, UnusableFileError
 from autoseg.data.raw_header import states_spacing
+
+_TAKEN = "it is taken as 1 mm along all axes"
 
 
 @dataclass(frozen=True)
@@ -134,8 +138,14 @@ def _read_header(path: Path, problems: list[Problem]) -> Header | None:
         problems.append(error.problem)
         return None
     if not states_spacing(path):
-        message = "the header must state a spacing, got none; it is taken as 1 mm along all axes"
-        problems.append(_problem("warning", "spacing", path, message, "Write the true spacing into the header"))
+        message = "the header must state a spacing, got none"
+        problems.append(
+            _problem("warning", "spacing", path, f"{message}; {_TAKEN}", "Write the true spacing into the header")
+        )
+    if image_suffix(path) in PICTURE_SUFFIXES and (num_pages := header.shape[0]) > 1:
+        message = f"a volume must have a spacing, got {num_pages} pages of TIFF, whose spacing is not read"
+        remedy = "Convert it to NIfTI, NRRD or MHA with its true spacing"
+        problems.append(_problem("warning", "spacing", path, f"{message}; {_TAKEN}", remedy))
     return header
 
 

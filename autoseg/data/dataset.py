@@ -144,14 +144,21 @@ def _found_channels(listing: Listing) -> tuple[str, ...]:
 
 
 def _found_labels(listing: Listing) -> Labels:
-    """Return a class for each value in the label maps that can be read; the others are left for the check to name."""
+    """Return a class for each value in the label maps that can be read; the others are left for the check to name.
+
+    Raises:
+        UnusableFileError: If none can be read: why the first cannot.
+        DatasetError: If there are more values than classes, or none besides the background.
+    """
     _logger.info("no labels are declared: reading %d label maps to find their values", len(listing.cases))
     found: set[int] = set()
     readable = 0
+    first_error: UnusableFileError | None = None
     for case in listing.cases:
         try:
             found.update(label_values(read_label(case.label).array) if case.label else ())
-        except UnusableFileError:
+        except UnusableFileError as error:
+            first_error = first_error or error
             continue
         readable += 1
         if len(found) > MOST_DISCOVERED_CLASSES:
@@ -159,8 +166,10 @@ def _found_labels(listing: Listing) -> Labels:
                 f"{case.label}: undeclared label maps must hold {MOST_DISCOVERED_CLASSES} different values at most, got"
                 " more. Declare labels in dataset.json, or store classes instead of numbered objects."
             )
+    if first_error and not readable:
+        raise first_error
     labels = declare_labels({value: "background" if value == 0 else f"class {value}" for value in found})
-    if not readable or not labels.foreground:
+    if not labels.foreground:
         folder = listing.cases[0].label.parent if listing.cases[0].label else ""
         raise DatasetError(
             f"{folder}: label maps must hold a value besides the background, got {readable} readable maps with"

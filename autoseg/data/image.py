@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from autoseg.core.artefact import replacing
 from autoseg.core.geometry import Geometry, Shape
 from autoseg.data.grid import grid_differences
+from autoseg.data.picture_header import ends_in_alpha, holds_palette_indices, require_whole_tiff
 from autoseg.data.problem import unusable
 from autoseg.data.raw_header import not_finite, read_sound_voxels, require_stated_spacing
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
-PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
-"""Formats whose spacing is ignored, as it is meant for printing, and whose last of two or four channels is alpha."""
+TIFF_SUFFIXES = (".tif", ".tiff")
+PICTURE_SUFFIXES = (".png", *TIFF_SUFFIXES, ".bmp", ".jpg", ".jpeg")
+"""Formats whose spacing is ignored, as it is meant for printing, and whose last channel may be alpha."""
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha", ".mhd", *PICTURE_SUFFIXES)
 
@@ -161,12 +163,16 @@ def read_label(path: Path, known: Header | None = None) -> LabelImage:
         known: Its header, if that was read before.
 
     Raises:
-        UnusableFileError: If the file cannot be read, is stored with loss, has several channels or fractional values.
+        UnusableFileError: If the file cannot be read, is stored with loss, has a palette, several channels or
+            fractional values.
     """
     if image_suffix(path) in LOSSY_SUFFIXES:
         raise unusable(
             path, "lossless", "a label map must be stored without loss, got JPEG", "Export the labels as PNG"
         )
+    if image_suffix(path) in PICTURE_SUFFIXES and holds_palette_indices(path):
+        message = "a label map must have no palette, got one: its colours would be read in place of the indices"
+        raise unusable(path, "palette", message, "Store the indices as grey values")
     header, channels = _read_channels(path, known)
     if header.num_channels > 1:
         is_grey = image_suffix(path) in PICTURE_SUFFIXES and all(np.array_equal(channels[0], c) for c in channels[1:])
@@ -272,6 +278,8 @@ def _open(path: Path) -> sitk.ImageFileReader:
         raise unusable(path, "missing", *_absence(path))
     if suffix in NIFTI_SUFFIXES:
         require_stated_spacing(path)
+    if suffix in TIFF_SUFFIXES:
+        require_whole_tiff(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     if suffix in NIFTI_SUFFIXES:
@@ -283,6 +291,8 @@ def _open(path: Path) -> sitk.ImageFileReader:
 
 
 def _absence(path: Path) -> tuple[str, str]:
+    if path.is_symlink():
+        return "the file must be there, found a link to none", "Fetch what it links to, or remove its entry"
     siblings = path.parent.iterdir() if path.parent.is_dir() else ()
     similar = next((other.name for other in siblings if other.name.casefold() == path.name.casefold()), None)
     if similar:
@@ -323,7 +333,7 @@ def _header(path: Path, reader: sitk.ImageFileReader) -> Header:
         raise unusable(path, "dimensions", message, "Store each time point or channel as a file of its own")
     num_channels = repeats[0] if repeats else 1
     is_picture = image_suffix(path) in PICTURE_SUFFIXES
-    has_alpha = is_picture and components in (2, 4)
+    has_alpha = is_picture and ends_in_alpha(path, components)
     shape = (1,) * (3 - len(size)) + tuple(reversed(size[:3]))
     spacing = (1.0, 1.0, 1.0) if is_picture else _spacing(path, reader.GetSpacing(), shape)
     axes = min(len(size), 3)

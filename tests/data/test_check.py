@@ -358,6 +358,19 @@ def test_a_spacing_that_is_not_stated_is_a_warning(tmp_path: Path, suffix: str) 
     assert "got none; it is taken as 1 mm" in problem.message
 
 
+@pytest.mark.parametrize("num_pages", [1, 4])
+def test_a_volume_in_tiff_without_spacing_is_a_warning(tmp_path: Path, num_pages: int) -> None:
+    shape = (num_pages, 6, 5)
+    write(tmp_path / "images/a.tif", scan(shape=shape, dtype="uint8"))
+    write(tmp_path / "labels/a.tif", label_map(shape))
+    problems = checked(tmp_path).problems
+    assert len(problems) == (0 if num_pages == 1 else 2)
+    for problem in problems:
+        assert (problem.severity, problem.rule) == ("warning", "spacing")
+        assert "got 4 pages of TIFF, whose spacing is not read; it is taken as 1 mm along all axes" in problem.message
+        assert "Convert it to NIfTI, NRRD or MHA" in problem.remedy
+
+
 def test_a_report_is_saved_and_loaded(tmp_path: Path) -> None:
     report = checked(describe(decathlon(tmp_path), training=[{"image": IMAGE, "label": LABEL}], numTraining=4))
     assert report.problems

@@ -3,6 +3,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image as Picture
 
 from autoseg.core.errors import DatasetError
 from autoseg.core.geometry import Geometry
@@ -186,6 +188,39 @@ def test_alpha_is_dropped(tmp_path: Path, suffix: str) -> None:
     assert read_image([path]).array.shape == (3, 1, 6, 5)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize(("extra", "num_channels"), [(0, 4), (1, 3), (2, 3)])
+def test_the_fourth_channel_of_tiff_is_alpha_if_the_file_says_so(
+    tmp_path: Path, dtype: str, extra: int, num_channels: int
+) -> None:
+    colours = scan(shape=(6, 5, 4), dtype=dtype)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, colours, photometric="rgb", extrasamples=(extra,))
+    assert read_header(path).num_channels == num_channels
+    np.testing.assert_array_equal(read_image([path]).array[:, 0], np.moveaxis(colours, -1, 0)[:num_channels])
+
+
+def test_both_channels_of_tiff_are_kept(tmp_path: Path) -> None:
+    colours = scan(shape=(6, 5, 2), dtype="uint16")
+    image = read_image([write_vectors(tmp_path / "a.tif", colours)])
+    np.testing.assert_array_equal(image.array[:, 0], np.moveaxis(colours, -1, 0))
+
+
+@pytest.mark.parametrize(("stored", "kind"), [((32, 48), "minisblack"), ((32, 48, 3), "rgb")])
+def test_an_alpha_that_simpleitk_makes_up_is_dropped(tmp_path: Path, stored: tuple[int, ...], kind: str) -> None:
+    """It reads 8 bits in tiles as red, green, blue and alpha."""
+    array = scan(shape=stored, dtype="uint8")
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric=kind, tile=(16, 16))
+    image = read_image([tmp_path / "a.tif"])
+    colours = np.broadcast_to(array.reshape(32, 48, -1), (32, 48, 3))
+    np.testing.assert_array_equal(image.array[:, 0], np.moveaxis(colours, -1, 0))
+
+
+def test_four_samples_that_become_colours_have_no_fourth_channel(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", scan(shape=(32, 48, 4), dtype="uint8"), photometric="separated")
+    assert read_header(tmp_path / "a.tif").num_channels == 3
+
+
 def test_four_channels_of_a_volume_are_not_alpha(tmp_path: Path) -> None:
     path = write_vectors(tmp_path / "a.nrrd", scan(shape=(*SHAPE, 4)))
     assert read_image([path]).array.shape == (4, *SHAPE)
@@ -286,6 +321,32 @@ def test_colours_are_no_labels(tmp_path: Path) -> None:
         read_label(path)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+def test_a_label_map_with_a_palette_is_refused_by_that_name(tmp_path: Path, suffix: str) -> None:
+    """Also where it holds nothing but background, whose colour is black."""
+    path = tmp_path / f"a{suffix}"
+    for values in ((0, 1, 2), (0,)):
+        picture = Picture.frombytes("P", (5, 6), label_map((6, 5), values).tobytes())
+        picture.putpalette((0, 0, 0, 128, 0, 0, 0, 128, 0))
+        picture.save(path)
+        assert read_image([path]).array.shape[0] in (1, 3)
+        with pytest.raises(DatasetError, match=r"must have no palette, got one.* Store the indices as grey values"):
+            read_label(path)
+
+
+def test_a_palette_of_which_each_index_is_its_grey_value_is_none(tmp_path: Path) -> None:
+    labels = label_map((6, 5), (0, 1, 2))
+    Picture.fromarray(labels).convert("P").save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_label(tmp_path / "a.png").array[0], labels)
+
+
+@pytest.mark.parametrize("values", [(0, 1, 2), (0, 255)])
+def test_grey_bmp_is_read_though_it_has_a_palette(tmp_path: Path, values: tuple[int, ...]) -> None:
+    labels = label_map((6, 5), values)
+    Picture.fromarray(labels).save(tmp_path / "a.bmp")
+    np.testing.assert_array_equal(read_label(tmp_path / "a.bmp").array[0], labels)
+
+
 def test_jpeg_is_an_image_but_no_label(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jpg", scan(shape=(8, 8), dtype="uint8"))
     assert read_image([path]).array.shape == (1, 1, 8, 8)
@@ -308,6 +369,12 @@ def test_other_content_is_refused(tmp_path: Path, content: bytes, suffix: str) -
     path.write_bytes(content)
     with pytest.raises(DatasetError, match=r"must .*, got"):
         read_header(path)
+
+
+def test_a_link_to_no_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").symlink_to(tmp_path / "fetched_later")
+    with pytest.raises(DatasetError, match=r"a\.nii\.gz: the file must be there, found a link to none\. Fetch what"):
+        read_header(tmp_path / "a.nii.gz")
 
 
 def test_a_missing_file_names_one_that_differs_in_case(tmp_path: Path) -> None:

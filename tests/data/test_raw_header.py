@@ -8,7 +8,12 @@ import SimpleITK as sitk
 
 from autoseg.core.errors import DatasetError
 from autoseg.data.image import read_image
-from autoseg.data.raw_header import read_nifti_header, read_sound_voxels, require_stated_spacing, states_spacing
+from autoseg.data.raw_header import (
+    read_nifti_header,
+    read_sound_voxels,
+    require_stated_spacing,
+    states_spacing,
+)
 from tests.data.making import SHAPE, patch_nifti, scan, write, write_vectors
 
 SPACING_OF_X, SPACING_OF_Z, DIM, VOX_OFFSET, SCALING = 80, 88, 40, 108, 112
