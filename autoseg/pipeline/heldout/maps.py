@@ -134,8 +134,9 @@ def _choice(workspace: Workspace, request: HeldOutRequest, name: ConfigurationNa
 
 def _made_from(workspace: Workspace, planned: Plan, together: Together, fold: int, mirror: bool) -> dict[str, str]:
     """Return the digests of all networks that make a candidate's label maps of a fold, and how they predict."""
-    stages = [planned.configurations[name].previous_stage for name in together]
-    networks: list[ConfigurationName] = list(dict.fromkeys((*together, *(stage for stage in stages if stage is not None))))
+    stages = (planned.configurations[name].previous_stage for name in together)
+    earlier = (stage for stage in stages if stage is not None)
+    networks: list[ConfigurationName] = list(dict.fromkeys((*together, *earlier)))
     digests: dict[str, str] = {name: digest_of_file(workspace.fold(name, fold).weights) for name in networks}
     tiles = [(planned.configurations[name].patch_size, planned.configurations[name].mirror_axes) for name in networks]
     inference = digest_of([planned.inference.model_dump(mode="json"), tiles])
