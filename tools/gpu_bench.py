@@ -91,14 +91,7 @@ def make_bench(task: str, device: torch.device, folder: Path, *, is_tiny: bool) 
     configuration = made.configurations["3d_fullres"]
     if is_tiny:
         configuration = configuration.model_copy(update={"median_shape": TINY_SCAN})
-    sampling = SamplingPlan(
-        patch_size=configuration.patch_size,
-        batch_size=configuration.batch_size,
-        foreground_fraction=made.training.foreground_fraction,
-        augmentation=made.training.augmentation,
-        seed=0,
-        place=("checked",),
-    )
+    sampling = SamplingPlan.of(made.training, configuration, 0, ("checked",))
     names = store_cases(folder / "cases", made, configuration, fingerprint)
     source = PatchSource(folder / "cases", names, sampling)
     return Bench(device, made, fingerprint, dataset, configuration, source, rules, is_tiny)

@@ -128,14 +128,7 @@ def training_step(made: Plan, name: ConfigurationName, folder: Path, cases: tupl
     """Return what takes the step of a number, with its patches, of a configuration's stored cases."""
     configuration = made.configurations[name]
     trainer = Trainer(made.training, configuration, "cpu", seed=0)
-    sampling = SamplingPlan(
-        patch_size=configuration.patch_size,
-        batch_size=configuration.batch_size,
-        foreground_fraction=made.training.foreground_fraction,
-        augmentation=made.training.augmentation,
-        seed=0,
-        place=("measured",),
-    )
+    sampling = SamplingPlan.of(made.training, configuration, 0, ("measured",))
     source = PatchSource(folder, cases, sampling)
     return lambda step: trainer.step(source.batch(step), made.training.learning_rate, step)
 

@@ -121,14 +121,7 @@ def _ours(folder: Path, precision: str, changes: list[Callable[[Trainer], None]]
     trainer.precision = "bfloat16" if precision == "bfloat16" else "float32"
     for change in changes:
         change(trainer)
-    sampling = SamplingPlan(
-        patch_size=configuration.patch_size,
-        batch_size=configuration.batch_size,
-        foreground_fraction=planned.training.foreground_fraction,
-        augmentation=planned.training.augmentation,
-        seed=0,
-        place=("train", CONFIGURATION, 0),
-    )
+    sampling = SamplingPlan.of(planned.training, configuration, 0, ("train", CONFIGURATION, 0))
     names = load_split(workspace, 0).train
     source = PatchSource(workspace.preprocessed(configuration.data_key), names, sampling)
     return lambda number: trainer.step(source.batch(number), planned.training.learning_rate, number)

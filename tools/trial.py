@@ -193,14 +193,7 @@ def _steps_bought(trial: Trial, workspace: Workspace, planned: Plan, name: Confi
     assert trial.core_s is not None
     configuration, recipe = planned.configurations[name], planned.training
     trainer = Trainer(recipe, configuration, "cpu", seed=0)
-    sampling = SamplingPlan(
-        patch_size=configuration.patch_size,
-        batch_size=configuration.batch_size,
-        foreground_fraction=recipe.foreground_fraction,
-        augmentation=recipe.augmentation,
-        seed=0,
-        place=("timed",),
-    )
+    sampling = SamplingPlan.of(recipe, configuration, 0, ("timed",))
     folder, names = workspace.preprocessed(configuration.data_key), load_split(workspace, FOLD).train
     learned = PatchSource(folder, names, sampling)
     watched = PatchSource(folder, names, replace(sampling, augmentation=None))

@@ -105,6 +105,29 @@ def open_dataset(source: Path, unpack_to: Path, group_by: str | None = None) -> 
     )
 
 
+def grouped_as_before(dataset: Dataset, before: Dataset) -> Dataset:
+    """Return a dataset in the groups that its cases had: else scans of one patient would come to both sides of a fold.
+
+    Args:
+        dataset: Each case a group of its own.
+        before: The same dataset, as it was opened last.
+
+    Raises:
+        DatasetError: If a case has come since.
+    """
+    groups = {case.name: case.group for case in before.cases}
+    if all(name == group for name, group in groups.items()):
+        return dataset
+    if new := [case.name for case in dataset.cases if case.name not in groups]:
+        raise DatasetError(
+            f"--group-by: must be given again when cases have come, as the others were grouped; got {new[0]} without."
+            " Give it as before, or '.+' to take each case by itself."
+        )
+    _logger.info("Cases stay in their %d groups; --group-by '.+' would take each by itself.", len(set(groups.values())))
+    cases = tuple(case.model_copy(update={"group": groups[case.name]}) for case in dataset.cases)
+    return dataset.model_copy(update={"cases": cases})
+
+
 def _require_declarations(path: Path, declared: Description, listing: Listing) -> None:
     if listing.layout == "folders":
         return

@@ -16,7 +16,7 @@ from autoseg.core.artefact import replacing
 from autoseg.core.geometry import Geometry, Shape
 from autoseg.data.grid import grid_differences
 from autoseg.data.picture_header import ends_in_alpha, holds_palette_indices, require_whole_tiff
-from autoseg.data.problem import unusable
+from autoseg.data.problem import absent, unusable
 from autoseg.data.raw_header import not_finite, read_sound_voxels, require_stated_spacing
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -275,7 +275,7 @@ def _open(path: Path) -> sitk.ImageFileReader:
         message = f"must be an image ({', '.join(IMAGE_SUFFIXES)}), got {path.suffix or 'no suffix'!r}"
         raise unusable(path, "format", message, "Convert it to one of these formats")
     if not path.is_file():
-        raise unusable(path, "missing", *_absence(path))
+        raise absent(path)
     if suffix in NIFTI_SUFFIXES:
         require_stated_spacing(path)
     if suffix in TIFF_SUFFIXES:
@@ -288,16 +288,6 @@ def _open(path: Path) -> sitk.ImageFileReader:
     with _sitk_errors_named(path):
         reader.ReadImageInformation()
     return reader
-
-
-def _absence(path: Path) -> tuple[str, str]:
-    if path.is_symlink():
-        return "the file must be there, found a link to none", "Fetch what it links to, or remove its entry"
-    siblings = path.parent.iterdir() if path.parent.is_dir() else ()
-    similar = next((other.name for other in siblings if other.name.casefold() == path.name.casefold()), None)
-    if similar:
-        return f"the file must be there, found {similar} (upper and lower case differ)", "Rename one of them"
-    return "the file must be there, found none", "Restore it, or remove its entry"
 
 
 @contextmanager

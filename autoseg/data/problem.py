@@ -46,3 +46,16 @@ class UnusableFileError(DatasetError):
 def unusable(path: Path, rule: str, message: str, remedy: str) -> UnusableFileError:
     """Return the error that says why a file cannot be used."""
     return UnusableFileError(Problem(severity="error", rule=rule, file=str(path), message=message, remedy=remedy))
+
+
+def absent(path: Path) -> UnusableFileError:
+    """Return the error for a file that is not there, with what is there in its place."""
+    if path.is_symlink():
+        message = "the file must be there, found a link to none"
+        return unusable(path, "missing", message, "Fetch what it links to, or remove its entry")
+    siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+    similar = next((other.name for other in siblings if other.name.casefold() == path.name.casefold()), None)
+    if similar:
+        message = f"the file must be there, found {similar} (upper and lower case differ)"
+        return unusable(path, "missing", message, "Rename one of them")
+    return unusable(path, "missing", "the file must be there, found none", "Restore it, or remove its entry")

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+from autoseg.core.errors import AutosegError
 from autoseg.core.workspace import Workspace
 from autoseg.data.dataset import Dataset
 from autoseg.data.image import read_image, read_label
@@ -64,8 +65,8 @@ def _succeeds(path: Path, what: str, act: Callable[[], None]) -> bool:
     """Return whether a picture was drawn or removed; warn of one that was not."""
     try:
         act()
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with a picture, the run has its result
-        log.warning("%s: must be %s, got: %s: %s. The run's result stands.", path, what, type(error).__name__, error)
+    except (AutosegError, OSError, ValueError) as error:
+        log.warning("%s: must be %s, got: %s. The run's result stands.", path, what, error)
         return False
     return True
 

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -140,12 +140,7 @@ def train_fold(
     origins = _origins(data, initial)
     identity = _identity(plan, data.split, request, origins)
     with _locked(folder, team):
-        if initial is not None and (request.restart or request.makes_room):
-            require_staying(initial, folder.weights)
-        if request.restart:
-            team.by_first(partial(_clear, folder))
-        elif request.makes_room:
-            team.by_first(partial(make_room, folder, identity))
+        _make_way(folder, request, identity, initial)
         if folder.record.exists() and folder.weights.exists():
             record = TrainingRecord.load(folder.record)
             if record.identity != identity:
@@ -268,6 +263,16 @@ def _finish(fold: Fold, state: TrainingState, request: TrainingRequest, made_fro
     return record
 
 
+def _make_way(folder: FoldFolder, request: TrainingRequest, identity: str, initial: Path | None) -> None:
+    """Delete or set aside, as was asked, what another training has left; weights to begin with must stay."""
+    if initial is not None and (request.restart or request.makes_room):
+        require_staying(initial, folder.weights)
+    if request.restart:
+        request.team.by_first(partial(_clear, folder))
+    elif request.makes_room:
+        request.team.by_first(partial(make_room, folder, identity))
+
+
 def _forget_progress(folder: FoldFolder) -> None:
     """Delete what a training that is over would go on from; it may have been killed before it did so."""
     with writing(folder.root):
@@ -311,21 +316,13 @@ def _sources(plan: Plan, data: FoldData, request: TrainingRequest) -> tuple[Patc
     stage, num_foreground = configuration.previous_stage, configuration.num_earlier_channels
     earlier = EarlierStage(stage, num_foreground) if stage is not None else None
 
-    def source(side: str, names: tuple[str, ...]) -> PatchSource:
-        sampling = SamplingPlan(
-            patch_size=configuration.patch_size,
-            batch_size=configuration.batch_size,
-            foreground_fraction=plan.training.foreground_fraction,
-            augmentation=plan.training.augmentation if side == "train" else None,
-            seed=request.seed,
-            place=(side, request.configuration, request.fold),
-            mirror_axes=configuration.mirror_axes,
-            earlier=earlier,
-            part=request.team.part(configuration.batch_size) if side == "train" else slice(None),
-        )
-        return PatchSource(data.folder, names, sampling)
+    def sampling(side: str) -> SamplingPlan:
+        place = (side, request.configuration, request.fold)
+        return replace(SamplingPlan.of(plan.training, configuration, request.seed, place), earlier=earlier)
 
-    return source("train", data.split.train), source("validation", data.split.validation)
+    learnt = replace(sampling("train"), part=request.team.part(configuration.batch_size))
+    watched = replace(sampling("validation"), augmentation=None)
+    return PatchSource(data.folder, data.split.train, learnt), PatchSource(data.folder, data.split.validation, watched)
 
 
 def _watching(watched: PatchSource, plan: Plan, request: TrainingRequest) -> Generator[Batch, None, None]:

@@ -22,7 +22,7 @@ from autoseg.core.geometry import Box
 from autoseg.core.parallel import end_with_parent
 from autoseg.core.seeding import generator
 from autoseg.data.store import StoredCase, annotated_voxels, foreground_voxels, open_case, read_earlier, read_patch
-from autoseg.plan.schema import AugmentationPlan
+from autoseg.plan.schema import AugmentationPlan, ConfigurationPlan, TrainingPlan
 from autoseg.train.augment import OUTSIDE, AugmentationDraw, draw_augmentation, source_shape
 from autoseg.train.cascade import EarlierStage, draw_earlier
 
@@ -55,6 +55,28 @@ class SamplingPlan:
     mirror_axes: tuple[int, ...] | None = None
     earlier: EarlierStage | None = None
     part: slice = field(default_factory=lambda: slice(None))
+
+    @classmethod
+    def of(
+        cls, recipe: TrainingPlan, configuration: ConfigurationPlan, seed: int, place: tuple[str | int, ...]
+    ) -> "SamplingPlan":
+        """Return how the patches of a configuration are drawn that a network learns from.
+
+        Args:
+            recipe: Augmentation and share of foreground.
+            configuration: Patch, batch and axes that may be mirrored.
+            seed: Of the whole training.
+            place: What else the draws depend on.
+        """
+        return cls(
+            patch_size=configuration.patch_size,
+            batch_size=configuration.batch_size,
+            foreground_fraction=recipe.foreground_fraction,
+            augmentation=recipe.augmentation,
+            seed=seed,
+            place=place,
+            mirror_axes=configuration.mirror_axes,
+        )
 
 
 @dataclass(frozen=True)

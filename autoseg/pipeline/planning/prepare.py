@@ -15,7 +15,7 @@ from autoseg.core.parallel import begin_workers
 from autoseg.core.progress import Progress
 from autoseg.core.workspace import Workspace
 from autoseg.data.check import CheckReport, check_dataset
-from autoseg.data.dataset import Dataset, open_dataset
+from autoseg.data.dataset import Dataset, grouped_as_before, open_dataset
 from autoseg.data.splits import Splits, make_splits
 from autoseg.fingerprint import Fingerprint, check_and_measure, extract_fingerprint, pool_cases
 from autoseg.pipeline.planning.timing import Timing, time_plan, with_batches
@@ -147,27 +147,8 @@ def _open(source: Path, workspace: Workspace, options: DataOptions) -> Dataset:
             " Name another folder with --workspace."
         )
     if options.group_by is None and workspace.dataset.exists():
-        dataset = _grouped_as_before(dataset, Dataset.load(workspace.dataset))
+        dataset = grouped_as_before(dataset, Dataset.load(workspace.dataset))
     return dataset.model_copy(update={"made_from": {"files": _files_digest(dataset)}})
-
-
-def _grouped_as_before(dataset: Dataset, before: Dataset) -> Dataset:
-    """Return a dataset in the groups that its cases had: else scans of one patient would come to both sides of a fold.
-
-    Raises:
-        DatasetError: If a case has come since.
-    """
-    groups = {case.name: case.group for case in before.cases}
-    if all(name == group for name, group in groups.items()):
-        return dataset
-    if new := [case.name for case in dataset.cases if case.name not in groups]:
-        raise DatasetError(
-            f"--group-by: must be given again when cases have come, as the others were grouped; got {new[0]} without."
-            " Give it as before, or '.+' to take each case by itself."
-        )
-    log.info("Cases stay in their %d groups; --group-by '.+' would take each by itself.", len(set(groups.values())))
-    cases = tuple(case.model_copy(update={"group": groups[case.name]}) for case in dataset.cases)
-    return dataset.model_copy(update={"cases": cases})
 
 
 def _kept(report: CheckReport, dataset: Dataset, workspace: Workspace) -> CheckReport:

@@ -1,6 +1,5 @@
 """What is said of a model: how many cases have a class, how big regions are, whose scores these are."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,23 +21,10 @@ from autoseg.pipeline.packing.model_description import ModelDescription, _scores
 from autoseg.plan.rulebook import load_rulebook
 from autoseg.select.choose import Selection
 from tests.pipeline.models import SPACING, fingerprint, untrained
-from tests.pipeline.packing.packable import TOGETHER, packable, train
+from tests.pipeline.packing.packable import TOGETHER, train
 from tests.preprocess import plans
 
 REGIONS = declare_regions({"whole": (1, 5), "core": (5,)}, (1, 5))
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace from which a pair was selected."""
-    return packable(tmp_path_factory.mktemp("description") / "work")
-
-
-@pytest.fixture
-def workspace(whole: Workspace, tmp_path: Path) -> Workspace:
-    """The same, to be changed."""
-    shutil.copytree(whole.root, tmp_path / "work")
-    return Workspace(tmp_path / "work")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Which networks predict where some are named and some are not."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,20 +15,7 @@ from autoseg.network.unet import UNet
 from autoseg.pipeline import Networks, PackRequest, Request, choose_networks, load_plan, open_model, pack, predict
 from autoseg.select.choose import Selection
 from autoseg.train.record import TrainingRecord
-from tests.pipeline.packing.packable import TOGETHER, packable, train, write_scan
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace from which a pair was selected."""
-    return packable(tmp_path_factory.mktemp("networks") / "work")
-
-
-@pytest.fixture
-def workspace(whole: Workspace, tmp_path: Path) -> Workspace:
-    """The same, to be changed."""
-    shutil.copytree(whole.root, tmp_path / "work")
-    return Workspace(tmp_path / "work")
+from tests.pipeline.packing.packable import TOGETHER, train, write_scan
 
 
 def _select_2d(workspace: Workspace) -> Selection:

@@ -42,21 +42,8 @@ from autoseg.select.choose import Selection
 from autoseg.select.predictor import SelectedPredictor
 from autoseg.train.record import TrainingRecord
 from tests.pipeline.models import SPACING, untrained
-from tests.pipeline.packing.packable import LICENCE, NAMES, POSTPROCESSING, TOGETHER, packable, train, write_scan
+from tests.pipeline.packing.packable import LICENCE, NAMES, POSTPROCESSING, TOGETHER, train, write_scan
 from tests.preprocess import plans
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace from which an ensemble with postprocessing was selected."""
-    return packable(tmp_path_factory.mktemp("packing") / "work")
-
-
-@pytest.fixture
-def workspace(whole: Workspace, tmp_path: Path) -> Workspace:
-    """The same, to be changed."""
-    shutil.copytree(whole.root, tmp_path / "work")
-    return Workspace(tmp_path / "work")
 
 
 @pytest.fixture(scope="module")
